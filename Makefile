@@ -20,7 +20,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	  || { echo "$(PYTHON) is older than 3.11: run make with PYTHON=python3.11 (or later)" >&2; exit 1; }
 	@echo "installing into $(VENV) (about a minute, the first time) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -41,6 +41,7 @@ check: $(STAMP) ## format, lint, types, generated files are current
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/proto.py --check
+	@$(BIN)/python tools/docs.py --check
 
 fix: $(STAMP) ## mend what can be mended by itself
 	@$(BIN)/ruff check --fix --quiet . || true
@@ -48,6 +49,9 @@ fix: $(STAMP) ## mend what can be mended by itself
 
 proto: $(STAMP) ## generate authz/pb from proto/
 	@$(BIN)/python tools/proto.py
+
+docs: $(STAMP) ## generate the tables of docs/ from the code
+	@$(BIN)/python tools/docs.py
 
 bench: $(STAMP) ## CPU per check, side by side with a do-nothing server
 	@$(BIN)/python bench/bench.py $(ARGS)

@@ -1,0 +1,197 @@
+"""Wiring and life cycle, read top to bottom: load, bind, try each provider once, serve, reload, drain.
+
+Invariant LAST-GOOD: a reload compiles everything first and swaps one reference last; whatever goes wrong before that
+leaves the policy in force as it is, and shows in the log, the metrics and the readiness detail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from authz.clients.authenticate import Authenticator, EvidenceCache, ProviderStatus
+from authz.config import Configuration, load
+from authz.gate import Gate, Snapshot
+from authz.model import ConfigError, ConfigProblem
+from authz.observe import Observer
+from authz.servers.grpc import GrpcServer
+from authz.servers.http import HealthView, HttpServer, render_http_app
+from authz.watch import watch_files
+
+FIRST_TRY_S: Final = 10.0
+"""How long a start or a reload waits for new providers: each gets one bounded attempt, then the rest is background."""
+
+CLOSE_AFTER_S: Final = 30.0
+"""Longer than any check takes: checks under way keep the providers of the policy they began with."""
+
+
+class SystemClock:
+    """The machine's clocks: seconds since 1970, and a clock that never jumps."""
+
+    def now_s(self) -> float:
+        """Return the wall clock's time."""
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        """Return the time since some fixed moment."""
+        return time.monotonic()
+
+
+class App:
+    """One running service."""
+
+    def __init__(self, path: Path, *, environ: Mapping[str, str], observer: Observer) -> None:
+        """Load the configuration.
+
+        Raises:
+            ConfigError: with every problem. No socket is open then.
+
+        """
+        self._path = path
+        self._environ = environ
+        self._observer = observer
+        self._clock = SystemClock()
+        self._configuration = load(path, environ=environ)
+        self._cache = EvidenceCache(
+            max_bytes=self._configuration.server.evidence_cache_bytes, clock=self._clock.monotonic_s
+        )
+        self._authenticators: dict[str, Authenticator] = {}
+        self._generation = 0
+        self._last_error = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.gate = Gate(None, clock=self._clock, recorder=observer)
+        self.grpc = GrpcServer(self.gate, self._configuration.server, observer)
+        self.http: HttpServer | None = None
+
+    async def start(self) -> None:
+        """Bind the sockets, try every provider once, then say that we are ready.
+
+        Raises:
+            ConfigError: for addresses that cannot be bound.
+
+        """
+        self._observer.watch(statuses=self._statuses, cache=self._cache.stats)
+        await self.grpc.start()
+        if self._configuration.server.http is not None:
+            self.http = HttpServer(render_http_app(self._observer, self.view), self._configuration.server.http)
+            await self.http.start()
+        await self._put_in_force(self._configuration)
+        await self.grpc.set_serving(serving=True)
+        self._spawn(self._follow_files())
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, reload on SIGHUP, then drain."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        handlers: Mapping[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: stop.set,
+            signal.SIGINT: stop.set,
+            signal.SIGHUP: lambda: self._spawn(self.reload()),
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            await self.start()
+            await stop.wait()
+        finally:
+            await self.stop()
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def reload(self) -> None:
+        """Read the files again; put them in force only if all of it is good."""
+        try:
+            configuration = load(self._path, environ=self._environ)
+            if configuration.server != self._configuration.server:
+                message = "`server` has changed: restart to put that in force, or undo it; nothing else was reloaded"
+                raise ConfigError(ConfigProblem(message=message, file=str(self._path), path="server"))  # noqa: TRY301 - one way out for both
+        except ConfigError as error:
+            self._last_error = str(error)
+            self._observer.reload_event(ok=False, generation=self._generation, detail=str(error))
+            return
+        await self._put_in_force(configuration)
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Drain, or close the doors at once; then close everything."""
+        self._observer.lifecycle("draining")
+        await self.grpc.drain(at_once=at_once)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.http is not None:
+            await self.http.stop()
+        for authenticator in self._authenticators.values():
+            await authenticator.close()
+        self._observer.lifecycle("stopped")
+
+    def view(self) -> HealthView:
+        """Return what the readiness probe and people see."""
+        return HealthView(
+            ready=self.gate.snapshot is not None,
+            generation=self._generation,
+            last_reload_error=self._last_error,
+            providers=tuple(self._statuses()),
+        )
+
+    async def _put_in_force(self, configuration: Configuration) -> None:
+        new: dict[str, Authenticator] = {}
+        fresh: list[Authenticator] = []
+        for name, provider in configuration.providers.items():
+            known = self._authenticators.get(name)
+            if known is not None and known.provider == provider:
+                new[name] = known
+            else:
+                new[name] = Authenticator(provider, cache=self._cache, clock=self._clock, events=self._observer)
+                fresh.append(new[name])
+        # Their own fetches go on after this: a dead provider fails only the rules that need it.
+        if fresh:
+            await asyncio.wait([self._spawn(its.start()) for its in fresh], timeout=FIRST_TRY_S)
+        old = [its for its in self._authenticators.values() if its not in new.values()]
+        self._authenticators = new
+        self._configuration = configuration
+        self._generation += 1
+        self._last_error = ""
+        self.gate.swap(Snapshot(policy=configuration.policy, authenticators=dict(new), generation=self._generation))
+        self._observer.reload_event(
+            ok=True, generation=self._generation, detail=f"{len(configuration.policy.rules)} rules"
+        )
+        if old:
+            self._spawn(_close_later(old))
+
+    async def _follow_files(self) -> None:
+        while True:
+            files = self._configuration.files
+            changed = asyncio.Event()
+
+            async def note(changed: asyncio.Event = changed) -> None:
+                changed.set()
+
+            watcher = asyncio.ensure_future(watch_files(files, note))
+            try:
+                # Watched anew when a reload names other files.
+                while self._configuration.files == files:
+                    await changed.wait()
+                    changed.clear()
+                    await self.reload()
+            finally:
+                watcher.cancel()
+
+    def _statuses(self) -> Iterator[ProviderStatus]:
+        for authenticator in self._authenticators.values():
+            yield authenticator.status()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _close_later(authenticators: list[Authenticator]) -> None:
+    await asyncio.sleep(CLOSE_AFTER_S)
+    for authenticator in authenticators:
+        await authenticator.close()

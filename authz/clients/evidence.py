@@ -1,0 +1,71 @@
+"""What was proved of a token, kept for its next use (invariant EVIDENCE-NOT-VERDICTS).
+
+Kept are claims and whose key or answer vouches for them; rules and time are judged again at each use. The key is a
+digest of the token bound to the provider's settings, never the token (invariant NO-RAW-TOKENS).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from authz.cache import CacheStats, TimedCache, size_of_json
+from authz.model import Claims, Principal, Provider, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A proved token. ``key`` is the thumbprint of the key that signed it, None if it is known by introspection alone.
+
+    ``expires_at_s`` is the token's ``exp``, in seconds since 1970. ``fresh_until_s`` is of the monotonic clock: until
+    then an introspection answer is believed without asking again.
+    """
+
+    provider: str
+    claims: Claims = field(repr=False)
+    principal: Principal
+    key: str | None
+    introspected: bool
+    expires_at_s: float
+    fresh_until_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A token that was refused a moment ago, so that its next use asks nobody."""
+
+    reason: Reason
+    detail: str
+
+
+class EvidenceCache:
+    """All providers' evidence, bounded in bytes together."""
+
+    def __init__(self, *, max_bytes: int, clock: Callable[[], float]) -> None:
+        """``clock`` is monotonic, in seconds."""
+        self._entries: TimedCache[Evidence | Refused] = TimedCache(max_bytes=max_bytes, clock=clock)
+
+    def match(self, digest: bytes) -> Evidence | Refused | None:
+        """Return what is known of a token."""
+        return self._entries.get(digest)
+
+    def keep(self, digest: bytes, evidence: Evidence, *, keep_s: float) -> None:
+        """Keep evidence for some seconds; the caller sees to it that this is not past ``exp``."""
+        if keep_s > 0:
+            self._entries.put(digest, evidence, size=size_of_json(evidence.claims), keep_s=keep_s)
+
+    def refuse(self, digest: bytes, refused: Refused, *, keep_s: float) -> None:
+        """Remember a refusal for some seconds, in the place of any evidence."""
+        self._entries.discard(digest)
+        if keep_s > 0:
+            self._entries.put(digest, refused, size=len(refused.detail), keep_s=keep_s)
+
+    def stats(self) -> CacheStats:
+        """Return the figures of now."""
+        return self._entries.stats()
+
+
+def token_digest(provider: Provider, token: str) -> bytes:
+    """Return the cache key of a token at a provider: SHA-256 over the provider's own digest and the token."""
+    return hashlib.sha256(provider.digest + token.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,197 @@
+"""Read YAML into plain values, keeping the line of each, and refuse what two readers would read differently.
+
+YAML 1.2's core schema, whatever the library's own is: ``yes``, ``no``, ``on`` and ``off`` are texts, octal is ``0o17``,
+a date is a text. Refused, each with its line: a key written twice, tags, merge keys, an alias inside its own anchor,
+nesting beyond MAX_DEPTH, more than MAX_NODES values once aliases are followed, a second document, and files over
+MAX_BYTES.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from authz.model import ConfigError, ConfigProblem
+
+MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_DEPTH: Final = 32
+MAX_NODES: Final = 1_000_000
+"""10,000 rules need about a tenth of it; a file of nested aliases needs more than any memory holds."""
+
+MAX_DIGITS: Final = 15
+"""What every reader of JSON numbers can hold exactly."""
+
+Loc = tuple[str | int, ...]
+
+_INT: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS: Final[Mapping[str, bool | None]] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file's values, and the line where each stands: for a key's value that of the key."""
+
+    value: Any
+    lines: Mapping[Loc, int]
+
+    def line(self, loc: Loc) -> int:
+        """Return the line of a value, or of the nearest one around it that is there."""
+        for end in range(len(loc), -1, -1):
+            found = self.lines.get(loc[:end])
+            if found is not None:
+                return found
+        return 0
+
+
+def parse_document(text: str, *, file: str) -> Document:
+    """Read one YAML document.
+
+    Raises:
+        ConfigError: with the one problem that ended the reading, or every key that is written twice.
+
+    """
+    builder = _Builder(file)
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        raise builder.error(0, f"larger than {MAX_BYTES} bytes: split hosts over several services")
+    try:
+        value = builder.build(yaml.parse(text, Loader=yaml.CSafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise builder.error(mark.line + 1 if mark else 0, f"not valid yaml: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise builder.error(line, "not valid yaml: a character that cannot be printed") from None
+    except UnicodeEncodeError:
+        raise builder.error(0, "not valid yaml: an unpaired surrogate") from None
+    if builder.problems:
+        raise ConfigError(*builder.problems)
+    return Document(value, builder.lines)
+
+
+class _Builder:
+    """Puts values together from the parser's events; thrown away with them."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[Loc, int] = {}
+        self.problems: list[ConfigProblem] = []
+        self._events: Iterator[yaml.Event] = iter(())
+        self._anchors: dict[str, list[yaml.Event] | None] = {}
+        self._recording: list[list[yaml.Event]] = []
+        self._nodes = 0
+
+    def error(self, line: int, message: str) -> ConfigError:
+        return ConfigError(ConfigProblem(file=self.file, line=line, message=message))
+
+    def build(self, events: Iterator[yaml.Event]) -> Any:
+        self._events = events
+        value: Any = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self.error(_line(event), "a second yaml document: keep one, or write two files")
+                self.lines[()] = 1
+                value = self._value(self._next(), ())
+        return value
+
+    def _next(self) -> yaml.Event:
+        event = next(self._events)
+        for record in self._recording:
+            record.append(event)
+        return event
+
+    def _value(self, event: yaml.Event, loc: Loc) -> Any:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise self.error(_line(event), f"more than {MAX_NODES} values: write fewer aliases")
+        if len(loc) > MAX_DEPTH:
+            raise self.error(_line(event), f"nested more than {MAX_DEPTH} deep")
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, loc)
+        if not isinstance(event, yaml.ScalarEvent | yaml.SequenceStartEvent | yaml.MappingStartEvent):
+            raise self.error(_line(event), "not valid yaml")
+        if event.tag is not None and event.tag != "!":
+            raise self.error(_line(event), f"tag `{event.tag}`: write the value without a tag")
+        if event.anchor is None:
+            return self._node(event, loc)
+        record: list[yaml.Event] = [event]
+        self._anchors[event.anchor] = None
+        self._recording.append(record)
+        value = self._node(event, loc)
+        self._recording.remove(record)
+        self._anchors[event.anchor] = record
+        return value
+
+    def _alias(self, event: yaml.AliasEvent, loc: Loc) -> Any:
+        record = self._anchors.get(str(event.anchor))
+        if record is None:
+            inside = event.anchor in self._anchors
+            why = "stands inside its own anchor" if inside else "has no anchor before it"
+            raise self.error(_line(event), f"alias `*{event.anchor}` {why}: write the value out")
+        outer, self._events = self._events, iter(record[1:])
+        recording, self._recording = self._recording, []
+        value = self._node(record[0], loc)
+        self._events, self._recording = outer, recording
+        return value
+
+    def _node(self, event: yaml.Event, loc: Loc) -> Any:
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(loc)
+        return self._scalar(event) if isinstance(event, yaml.ScalarEvent) else self._sequence(loc)
+
+    def _sequence(self, loc: Loc) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            item = (*loc, len(items))
+            self.lines[item] = _line(event)
+            items.append(self._value(event, item))
+        return items
+
+    def _mapping(self, loc: Loc) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self.error(_line(event), "a key that is no text")
+            key, line = event.value, _line(event)
+            if key == "<<" and event.implicit[0]:
+                raise self.error(line, "merge key `<<`: write the keys out")
+            if key in members:
+                first = self.lines[(*loc, key)]
+                text = f"key `{key}` is written twice: it stands on line {first} already, remove one"
+                self.problems.append(ConfigProblem(file=self.file, line=line, message=text))
+            else:
+                self.lines[(*loc, key)] = line
+            members[key] = self._value(self._next(), (*loc, key))
+        return members
+
+    def _scalar(self, event: yaml.ScalarEvent) -> str | int | float | bool | None:
+        text: str = event.value
+        if not event.implicit[0]:
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if _INT.fullmatch(text):
+            if len(text) > MAX_DIGITS:
+                raise self.error(_line(event), f"a number of more than {MAX_DIGITS} digits: quote it if it is a text")
+            return int(text, 0) if text[:2] in {"0o", "0x"} else int(text)
+        if _FLOAT.fullmatch(text):
+            if text[-1] in "fFnN" or not math.isfinite(float(text)):
+                raise self.error(_line(event), f"`{text}` is no number: quote it if it is a text")
+            return float(text)
+        return text
+
+
+def _line(event: yaml.Event) -> int:
+    return 0 if event.start_mark is None else int(event.start_mark.line) + 1

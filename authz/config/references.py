@@ -1,0 +1,95 @@
+"""Put in what stands outside the file: ``${env:NAME}`` for any text, ``${file:/path}`` where a secret or keys stand.
+
+A reference is a whole value, never a part of one. What it brings for a secret is wrapped at once, so that no message
+can show it (invariant NO-RAW-TOKENS). A key without a value is an error here: read as "nothing", it could drop a
+requirement.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from authz.config.document import Loc
+from authz.config.problems import Problems, show
+from authz.model import Secret
+
+MAX_FILE_BYTES: Final = 1_048_576
+
+SECRETS: Final = frozenset({"client_secret", "private_key", "secret"})
+_FROM_FILES: Final = SECRETS | {"jwks", "pem"}
+_MAY_BE_NULL: Final[frozenset[Loc]] = frozenset({("server", "http")})
+_REFERENCE: Final = re.compile(r"\$\{(env|file):([^${}]+)\}")
+
+
+class References:
+    """Resolves one file's references, and remembers which files they named."""
+
+    def __init__(self, *, folder: Path, environ: Mapping[str, str], problems: Problems) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._problems = problems
+        self.files: set[Path] = set()
+
+    def resolve(self, value: Any, loc: Loc = ()) -> Any:
+        """Return the value with every reference replaced; what cannot be is a problem, and None."""
+        if isinstance(value, dict):
+            return {key: self.resolve(item, (*loc, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.resolve(item, (*loc, index)) for index, item in enumerate(value)]
+        key = loc[-1] if loc else ""
+        if value is None and loc not in _MAY_BE_NULL:
+            self._problems.add(loc, "has no value: write one, or remove the key")
+        elif key in SECRETS:
+            return self._secret(value, loc)
+        elif isinstance(value, str) and "${" in value:
+            return self._text(value, loc, files=key in _FROM_FILES)
+        return value
+
+    def _secret(self, value: object, loc: Loc) -> Secret | None:
+        if not isinstance(value, str) or not _REFERENCE.fullmatch(value):
+            self._problems.add(loc, "a secret in the file itself: write `${env:NAME}` or `${file:/path}` instead")
+            return None
+        text = self._text(value, loc, files=True)
+        return None if text is None else Secret(text)
+
+    def _text(self, value: str, loc: Loc, *, files: bool) -> str | None:
+        found = _REFERENCE.fullmatch(value)
+        if found is None:
+            if _REFERENCE.search(value) is None:
+                return value
+            self._problems.add(loc, f"{show(value)} has a reference inside a longer text: it must be the whole value")
+        elif found[1] == "env":
+            return self._from_environment(found[2], loc)
+        elif files:
+            return self._from_file(found[2], loc)
+        else:
+            self._problems.add(loc, "`${file:…}` is for secrets and keys: write the value, or `${env:NAME}`")
+        return None
+
+    def _from_environment(self, name: str, loc: Loc) -> str | None:
+        value = self._environ.get(name)
+        if not value:
+            self._problems.add(loc, f"environment variable `{name}` is not set, or empty: set it before the start")
+            return None
+        return value
+
+    def _from_file(self, name: str, loc: Loc) -> str | None:
+        path = self._folder / name
+        self.files.add(path)
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+            text = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except OSError as error:
+            self._problems.add(loc, f"cannot read {show(str(path))}: {(error.strerror or 'unreadable').lower()}")
+            return None
+        except UnicodeDecodeError:
+            self._problems.add(loc, f"{show(str(path))} is not utf-8: write it as text")
+            return None
+        if not text or len(raw) > MAX_FILE_BYTES:
+            self._problems.add(loc, f"{show(str(path))} is empty, or larger than {MAX_FILE_BYTES} bytes")
+            return None
+        return text

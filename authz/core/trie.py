@@ -1,0 +1,157 @@
+"""Path patterns and the trie that finds the one that judges a path, in time that does not grow with the rules.
+
+Among the patterns that match the whole path the first differing segment decides: literal, then ``{name}``, then
+``**``. The search goes back where a literal leads nowhere, so a literal hides nothing that it does not answer.
+:func:`count_visits` bounds the search; a policy that could need more than MAX_VISITS is refused at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_VISITS: Final = 1_024
+MAX_PATTERN_SEGMENTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathPattern:
+    """A pattern: ``shape`` has a literal, or None for ``{name}``, for each segment; ``deep``: ``**`` follows.
+
+    ``captures`` are (index of the segment, name).
+    """
+
+    text: str
+    shape: tuple[str | None, ...]
+    captures: tuple[tuple[int, str], ...] = ()
+    deep: bool = False
+
+    @property
+    def key(self) -> tuple[tuple[str | None, ...], bool]:
+        """What makes two patterns match the same paths."""
+        return (self.shape, self.deep)
+
+    def sample(self) -> tuple[str, ...]:
+        """Return the segments of one path that matches, for reports to the operator."""
+        segments = ["x" if part is None else part for part in self.shape]
+        return tuple([*segments, "x"] if self.deep else segments)
+
+
+def parse_path_pattern(text: str) -> PathPattern:
+    """Read a pattern as the operator wrote it: ``/orders/{order}``, ``/files/**``, ``/``.
+
+    Raises:
+        ValueError: with a message for the operator.
+
+    """
+    _check_text(text)
+    parts = text[1:].split("/")
+    if not parts[-1]:
+        parts.pop()
+    if len(parts) > MAX_PATTERN_SEGMENTS:
+        raise ValueError(f"`{text}` has more than {MAX_PATTERN_SEGMENTS} segments")
+    deep = bool(parts) and parts[-1] == "**"
+    if deep:
+        parts.pop()
+    shape: list[str | None] = []
+    captures: list[tuple[int, str]] = []
+    for at, part in enumerate(parts):
+        name = _parse_segment(text, part)
+        if name is None:
+            shape.append(part)
+        else:
+            shape.append(None)
+            captures.append((at, name))
+    names = [name for _, name in captures]
+    if len(set(names)) != len(names):
+        raise ValueError(f"`{text}` names a capture twice")
+    return PathPattern(text=text, shape=tuple(shape), captures=tuple(captures), deep=deep)
+
+
+def _check_text(text: str) -> None:
+    if not text.startswith("/"):
+        raise ValueError(f"`{text}` does not start with `/`")
+    for mark, what in (("%", "an escape"), ("?", "a query"), ("#", "a fragment"), ("\\", "a backslash")):
+        if mark in text:
+            raise ValueError(f"`{text}` has {what}: write the path as it reads once decoded, without a query")
+    if not text.isprintable():
+        raise ValueError(f"`{text!a}` has characters that cannot be seen")
+
+
+def _parse_segment(text: str, part: str) -> str | None:
+    """Return the capture's name, or None for a literal."""
+    if part in {"", ".", ".."}:
+        raise ValueError(f"`{text}` has an empty or a dot segment: no request with one reaches a rule by it")
+    if part == "**":
+        raise ValueError(f"`{text}`: `**` stands for the rest of a path, so it must be the last segment")
+    if part.startswith("{") and part.endswith("}"):
+        if not part[1:-1].isidentifier():
+            raise ValueError(f"`{text}`: `{part}` is no capture, write a name such as `{{order}}`")
+        return part[1:-1]
+    if any(mark in part for mark in "*{}"):
+        raise ValueError(f"`{text}`: `{part}` mixes a literal and a pattern, `{{name}}` and `**` are whole segments")
+    return None
+
+
+@dataclass(slots=True)
+class Node(Generic[T]):
+    """One position in the trie: built once at load, never changed afterwards."""
+
+    literals: dict[str, Node[T]] = field(default_factory=dict)
+    capture: Node[T] | None = None
+    exact: T | None = None
+    deep: T | None = None
+
+    def reach(self, pattern: PathPattern) -> Node[T]:
+        """Return the node where the pattern ends, making what is missing. For building only."""
+        node = self
+        for part in pattern.shape:
+            if part is not None:
+                node = node.literals.setdefault(part, Node())
+            else:
+                if node.capture is None:
+                    node.capture = Node()
+                node = node.capture
+        return node
+
+
+def match_path(node: Node[T], segments: tuple[str, ...], at: int = 0) -> T | None:
+    """Return the value of the most specific pattern that matches all segments, or None."""
+    if at == len(segments):
+        return node.exact if node.exact is not None else node.deep
+    segment = segments[at]
+    child = node.literals.get(segment)
+    if child is not None:
+        found = match_path(child, segments, at + 1)
+        if found is not None:
+            return found
+    if node.capture is not None and segment:
+        found = match_path(node.capture, segments, at + 1)
+        if found is not None:
+            return found
+    return node.deep
+
+
+def match_all_paths(node: Node[T], segments: tuple[str, ...], at: int = 0) -> Iterator[T]:
+    """Yield the values of all patterns that match all segments, most specific first."""
+    if at == len(segments):
+        if node.exact is not None:
+            yield node.exact
+    else:
+        segment = segments[at]
+        child = node.literals.get(segment)
+        if child is not None:
+            yield from match_all_paths(child, segments, at + 1)
+        if node.capture is not None and segment:
+            yield from match_all_paths(node.capture, segments, at + 1)
+    if node.deep is not None:
+        yield node.deep
+
+
+def count_visits(node: Node[T]) -> int:
+    """Return the most nodes that one search can visit below and including this one."""
+    literals = max((count_visits(child) for child in node.literals.values()), default=0)
+    return 1 + literals + (count_visits(node.capture) if node.capture is not None else 0)

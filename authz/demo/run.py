@@ -1,0 +1,227 @@
+"""Start everything, send a dozen requests through Envoy, show what came of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from authz.app import App
+from authz.core.jwt import MAX_TOKEN_BYTES
+from authz.demo.idp import DemoProvider
+from authz.demo.proxy import EnvoyProcess, MissingEnvoyError
+from authz.demo.web import ECHO, DecisionStream
+from authz.envoy_config import render_envoy_config
+from authz.model import NO_HEADERS
+from authz.observe import Observer, configure_logging
+from authz.servers.http import HttpServer
+
+HOST: Final = "shop.localhost"
+SHOWN: Final = ("x-user", "x_user", "x-roles")
+TIMEOUT_S: Final = 10.0
+LOOPBACK: Final = "127.0.0.1:0"
+_MISSING_PART: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One request, and what must come of it. ``seen`` are the identity headers that the upstream must see."""
+
+    title: str
+    path: str
+    status: int
+    reason: str = ""
+    token: str | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    host: str = HOST
+    seen: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a request."""
+
+    status: int
+    reason: str
+    seen: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """All parts of the demo, started."""
+
+    provider: DemoProvider
+    stream: DecisionStream
+    envoy_port: int
+    stream_port: int
+    http_port: int
+
+
+def run_demo(*, once: bool, console: Console) -> int:
+    """Run it; return the exit code: 0 if every row came out as expected."""
+    try:
+        return asyncio.run(_demo(console, once=once))
+    except MissingEnvoyError as error:
+        console.print(str(error), style="red")
+        return _MISSING_PART
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _demo(console: Console, *, once: bool) -> int:
+    async with started(console) as running:
+        results = [(row, await _send(running, row)) for row in rows(running.provider)]
+        good = [_is_expected(row, outcome) for row, outcome in results]
+        console.print(_render(results))
+        console.print(f"{sum(good)} of {len(good)} as expected", style="green" if all(good) else "red")
+        if not once:
+            _print_hints(console, running)
+            await asyncio.Event().wait()
+    return 0 if all(good) else 1
+
+
+def rows(provider: DemoProvider) -> list[Row]:
+    """Return the requests, with tokens made just now."""
+    alice = provider.mint(provider.claims("alice"))
+    opaque, revoked = (provider.mint_opaque(provider.claims("alice")) for _ in range(2))
+    provider.revoke(revoked)
+    mine = {"x-user": "alice", "x-roles": "orders-reader"}
+    forged = {"X-User": "root", "x_user": "root"}
+    return [
+        Row(title="public page", path="/public/news", status=200),
+        Row(title="public page, forged identity", path="/public/news", headers=forged, status=200),
+        Row(title="jwt, role fits", path="/orders/7", token=alice, status=200, seen=mine),
+        Row(title="jwt, wrong role", path="/orders/7", token=provider.mint(provider.claims("bob")), status=403,
+            reason="role_missing"),
+        Row(title="jwt, expired", path="/orders/7", token=provider.mint(provider.claims("alice", lifetime_s=-60)),
+            status=401, reason="expired"),
+        Row(title="jwt, wrong audience", path="/orders/7", status=401, reason="audience_mismatch",
+            token=provider.mint(provider.claims("alice", audience="billing-api"))),
+        Row(title="jwt, forged identity", path="/orders/7", token=alice, headers=forged, status=200, seen=mine),
+        Row(title="jwt, guarded area", path="/orders/admin/report", token=alice, status=403, reason="role_missing"),
+        Row(title="opaque token, active", path="/orders/7", token=opaque, status=200, seen=mine),
+        Row(title="opaque token, revoked", path="/orders/7", token=revoked, status=401, reason="token_inactive"),
+        Row(title="unknown host", path="/orders/7", host="other.localhost", token=alice, status=403, reason="no_rule"),
+        Row(title="a way around the rule", path="/public/..%2forders/7", status=400, reason="path_dot_segment"),
+        Row(title="no credential", path="/orders/7", status=401, reason="no_credential"),
+        Row(title="token too large", path="/orders/7", token="a" * (MAX_TOKEN_BYTES + 1), status=400,
+            reason="credential_too_large"),
+    ]  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def started(console: Console, *, rules: Path | None = None) -> AsyncIterator[Running]:
+    """Start all parts, telling of each, and end them afterwards, whatever happens."""
+    configure_logging(stream=io.StringIO(), colour=False)
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="authz-demo-")))
+        provider, stream = DemoProvider(), DecisionStream()
+        idp_port = await _serve(stack, HttpServer(provider.app, LOOPBACK))
+        provider.serve_at(idp_port)
+        console.print(f"identity provider   {provider.issuer}")
+        echo_port = await _serve(stack, HttpServer(ECHO, LOOPBACK))
+        console.print(f"upstream            http://127.0.0.1:{echo_port}")
+        stream_port = await _serve(stack, HttpServer(stream.app, LOOPBACK))
+        file = Path(shutil.copy(rules or Path(__file__).with_name("rules.yaml"), folder / "rules.yaml"))
+        observer = Observer(stream=io.StringIO(), sink=stream.push)
+        environ = {"DEMO_ISSUER": provider.issuer, "DEMO_CLIENT_SECRET": provider.client_secret}
+        app = App(file, environ=environ, observer=observer)
+        stack.push_async_callback(app.stop, at_once=True)
+        await app.start()
+        authz_port = app.grpc.ports[0]
+        console.print(f"authz               127.0.0.1:{authz_port} (gRPC)")
+        config = render_envoy_config(
+            authz_address=f"127.0.0.1:{authz_port}",
+            upstream_address=f"127.0.0.1:{echo_port}",
+            listen_address=LOOPBACK,
+            timeout_ms=2_000,
+            admin_address=LOOPBACK,
+        )
+        envoy = EnvoyProcess(config, folder)
+        stack.push_async_callback(envoy.stop)
+        await envoy.start()
+        console.print(f"envoy               http://127.0.0.1:{envoy.port}")
+        yield Running(
+            provider=provider,
+            stream=stream,
+            envoy_port=envoy.port,
+            stream_port=stream_port,
+            http_port=app.http.port if app.http is not None else 0,
+        )
+
+
+async def _serve(stack: contextlib.AsyncExitStack, server: HttpServer) -> int:
+    await server.start()
+    stack.push_async_callback(server.stop)
+    return server.port
+
+
+async def _send(running: Running, row: Row) -> Outcome:
+    running.stream.last = ""
+    status, body = await asyncio.to_thread(_exchange, running.envoy_port, row)
+    decision = json.loads(running.stream.last) if running.stream.last else {}
+    seen: dict[str, str] = {}
+    if status == http.client.OK:
+        for name, value in json.loads(body)["headers"]:
+            if name in SHOWN:
+                seen[name] = f"{seen[name]} AND {value}" if name in seen else value
+    return Outcome(status=status, reason=decision.get("reason", ""), seen=seen)
+
+
+def _exchange(port: int, row: Row) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    headers = {"Host": row.host, **row.headers}
+    if row.token is not None:
+        headers["Authorization"] = f"Bearer {row.token}"
+    with contextlib.closing(connection):
+        connection.request("GET", row.path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def _is_expected(row: Row, outcome: Outcome) -> bool:
+    return (outcome.status, outcome.reason, dict(outcome.seen)) == (row.status, row.reason, dict(row.seen))
+
+
+def _render(results: list[tuple[Row, Outcome]]) -> Table:
+    table = Table()
+    for name in ("", "request", "path", "expected", "answer", "identity headers upstream"):
+        table.add_column(name, no_wrap=name != "identity headers upstream")
+    for row, outcome in results:
+        mark = "[green]ok[/]" if _is_expected(row, outcome) else "[red]NO[/]"
+        seen = "\n".join(f"{name}: {value}" for name, value in outcome.seen.items())
+        if outcome.status == http.client.OK:
+            seen = seen or "none"
+        expected, answer = (f"{its.status} {its.reason}".strip() for its in (row, outcome))
+        path = row.path if row.host == HOST else f"{row.host}{row.path}"
+        table.add_row(mark, row.title, path, expected, answer, seen)
+    return table
+
+
+def _print_hints(console: Console, running: Running) -> None:
+    url, issuer = f"http://127.0.0.1:{running.envoy_port}", running.provider.issuer
+    token = f"$(curl -s -H accept:text/plain -d username=alice {issuer}/token)"
+    lines = (
+        "",
+        "Try it:",
+        f"  curl -i -H host:{HOST} {url}/public/news",
+        f"  curl -i -H host:{HOST} {url}/orders/7",
+        f'  curl -i -H host:{HOST} -H "authorization: Bearer {token}" {url}/orders/7',
+        "",
+        f"Decisions, live:  curl -sN http://127.0.0.1:{running.stream_port}/decisions",
+        f"Metrics:          curl -s http://127.0.0.1:{running.http_port}/metrics",
+        "Ctrl-C ends it all.",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

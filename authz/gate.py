@@ -1,0 +1,195 @@
+"""The one orchestrator: match the rule, take the credential, prove it, judge it.
+
+Every exit but Allow is a Deny (invariant DENY-BY-DEFAULT). One check reads one Snapshot, so a reload never mixes two
+policies in one answer. The only thing it ever waits for is a provider, and that only up to the deadline: the fetch goes
+on without it, and a later check finds the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Protocol
+
+from authz.clients.authenticate import Authenticator, token_digest
+from authz.core.answers import Refusal, render_deny
+from authz.core.authorize import NOBODY_ASKS, Proof, authorize, decide_preflight
+from authz.core.cors import Cors, match_preflight
+from authz.core.credentials import match_credential
+from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt
+from authz.core.path import check_accepted
+from authz.core.policy import Access, Branch, Match, Policy, match_rule
+from authz.model import Decision, Deny, ProviderError, Reason, Rejected, Request
+from authz.observe import Timing
+
+
+class Clock(Protocol):
+    """Seconds since 1970, for claims."""
+
+    def now_s(self) -> float:
+        """Return the time."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where each decision is told."""
+
+    def record(self, request: Request | None, decision: Decision, timing: Timing) -> None:
+        """Note one check."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that one check goes by. ``generation`` counts the policies that were loaded."""
+
+    policy: Policy
+    authenticators: Mapping[str, Authenticator]
+    generation: int
+
+
+class _Watch:
+    """The stages of one check, in nanoseconds; thrown away with it."""
+
+    __slots__ = ("authenticated", "cache", "matched", "parsed", "received")
+
+    def __init__(self, received_ns: int) -> None:
+        self.received = received_ns
+        self.parsed = self.matched = self.authenticated = perf_counter_ns()
+        self.cache = "none"
+
+
+class Gate:
+    """Decides requests by the current Snapshot."""
+
+    def __init__(self, snapshot: Snapshot | None, *, clock: Clock, recorder: Recorder) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
+        self._recorder = recorder
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The policy in force; None until the first one is loaded."""
+        return self._snapshot
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Put another policy in force. Checks under way keep the one they began with."""
+        self._snapshot = snapshot
+
+    async def check(
+        self, request: Request, *, received_ns: int | None = None, deadline_s: float | None = None
+    ) -> Decision:
+        """Decide one request. Every exit but Allow is a Deny; cancellation propagates.
+
+        ``deadline_s`` is in the event loop's time. ``received_ns`` is ``perf_counter_ns()`` at the request's arrival.
+        """
+        snapshot = self._snapshot
+        if snapshot is None:
+            return self.refuse(Reason.NOT_READY, request=request, received_ns=received_ns)
+        watch = _Watch(perf_counter_ns() if received_ns is None else received_ns)
+        decision = await self._decide(snapshot, request, deadline_s, watch)
+        self._record(request, decision, watch, snapshot.generation)
+        return decision
+
+    def refuse(
+        self, reason: Reason, *, detail: str = "", request: Request | None = None, received_ns: int | None = None
+    ) -> Deny:
+        """Turn away what never came as far as a rule."""
+        decision = render_deny(Refusal(reason=reason, detail=detail), request=request)
+        watch = _Watch(perf_counter_ns() if received_ns is None else received_ns)
+        self._record(request, decision, watch, 0 if self._snapshot is None else self._snapshot.generation)
+        return decision
+
+    async def _decide(self, snapshot: Snapshot, request: Request, deadline_s: float | None, watch: _Watch) -> Decision:
+        policy = snapshot.policy
+        match: Match | None = None
+        cors: Cors | None = None
+        try:
+            cors = policy.cors.match_first(request.host.name)
+            wanted = match_preflight(request) if cors is not None else None
+            if cors is not None and wanted is not None:
+                return decide_preflight(policy, cors, request, wanted)
+            match = _match(policy, request)
+            watch.matched = perf_counter_ns()
+            proof = await self._authenticate(snapshot, match, request, deadline_s, watch)
+            watch.authenticated = perf_counter_ns()
+            return authorize(policy, match, request, proof, cors=cors)
+        except Rejected as rejected:
+            refusal = Refusal(reason=rejected.reason, detail=rejected.detail)
+        except ProviderError as error:
+            refusal = Refusal(reason=error.reason, detail=error.detail, retry_after_s=error.retry_after_s)
+        return render_deny(refusal, request=request, match=match, cors=cors)
+
+    async def _authenticate(
+        self, snapshot: Snapshot, match: Match, request: Request, deadline_s: float | None, watch: _Watch
+    ) -> Proof:
+        rule = match.rule
+        if rule.access is Access.NOBODY:
+            raise Rejected(Reason.NOBODY)
+        if rule.access is Access.ANYONE:
+            return NOBODY_ASKS
+        credential = match_credential(request, rule.places)
+        if credential is None:
+            if rule.access is Access.OPTIONAL:
+                return NOBODY_ASKS
+            raise Rejected(Reason.NO_CREDENTIAL)
+        now_s = self._clock.now_s()
+        for branch in rule.branches:
+            authenticator = snapshot.authenticators[branch.provider]
+            known = authenticator.match_evidence(token_digest(authenticator.provider, credential.token), now_s)
+            if known is not None:
+                watch.cache = "hit"
+                return Proof(branch=branch, credential=credential, principal=known.principal)
+        watch.cache = "miss"
+        jwt = parse_jwt(credential.token) if looks_like_jwt(credential.token) else None
+        branch = _dispatch(snapshot, rule.branches, jwt)
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                evidence = await snapshot.authenticators[branch.provider].authenticate(credential.token, jwt=jwt)
+        except TimeoutError:
+            detail = f"provider `{branch.provider}` did not answer in time; its answer is kept for the next check"
+            raise ProviderError(Reason.DEADLINE, detail) from None
+        return Proof(branch=branch, credential=credential, principal=evidence.principal)
+
+    def _record(self, request: Request | None, decision: Decision, watch: _Watch, generation: int) -> None:
+        now = perf_counter_ns()
+        timing = Timing(
+            total_us=(now - watch.received) / 1_000,
+            parse_us=(watch.parsed - watch.received) / 1_000,
+            authenticate_us=max(0.0, (watch.authenticated - watch.matched) / 1_000),
+            authorize_us=(now - watch.authenticated) / 1_000,
+            cache=watch.cache,
+            generation=generation,
+        )
+        self._recorder.record(request, decision, timing)
+
+
+def _match(policy: Policy, request: Request) -> Match:
+    """Find the rule. A target that is ambiguous under it, or under no rule, is refused as such."""
+    try:
+        match = match_rule(policy, request.host, request.target, request.method)
+    except Rejected:
+        check_accepted(request.target, frozenset())
+        raise
+    check_accepted(request.target, match.rule.accept)
+    return match
+
+
+def _dispatch(snapshot: Snapshot, branches: tuple[Branch, ...], jwt: Jwt | None) -> Branch:
+    """Choose the provider that a token is shown to: by its unverified issuer, among the rule's providers only."""
+    if len(branches) == 1:
+        return branches[0]
+    providers = [(branch, snapshot.authenticators[branch.provider].provider) for branch in branches]
+    if jwt is None:
+        for branch, provider in providers:
+            if provider.introspection is not None:
+                return branch
+        raise Rejected(Reason.OPAQUE_REFUSED)
+    if "iss" not in jwt.claims:
+        raise Rejected(Reason.ISSUER_MISSING)
+    for branch, provider in providers:
+        if jwt.claims["iss"] == provider.expectation.issuer:
+            return branch
+    raise Rejected(Reason.ISSUER_MISMATCH)

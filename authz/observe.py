@@ -1,0 +1,274 @@
+"""What is told of each check: one decision line, and figures. The only module that logs about requests.
+
+Invariant NO-RAW-TOKENS: a line holds names and Reasons, never a header's value, a query, a cookie or a token; details
+pass :func:`redact` once more. Written by hand for speed: one JSON line a check, and bound counters.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from authz.model import Allow, Decision, Deny, Request
+
+MAX_PATH_CHARS: Final = 256
+BUCKETS_S: Final = (
+    *(0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+
+_SECRETS: Final = re.compile(
+    r"(?:bearer|basic)\s+\S+|[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*|[A-Za-z0-9+/_=-]{40,}", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long one check took, in microseconds, and where its evidence came from (``hit``, ``miss`` or ``none``)."""
+
+    total_us: float
+    parse_us: float
+    authenticate_us: float
+    authorize_us: float
+    cache: str
+    generation: int
+
+
+class _Status(Protocol):
+    """What is read of a provider for the figures."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def healthy(self) -> bool: ...
+    @property
+    def keys(self) -> int: ...
+    @property
+    def keys_age_s(self) -> float | None: ...
+    @property
+    def breaker(self) -> str: ...
+
+
+class _CacheStats(Protocol):
+    """What is read of the evidence cache for the figures."""
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
+
+
+def redact(text: str) -> str:
+    """Take out whatever looks like a token, a digest or a secret."""
+    return _SECRETS.sub("[redacted]", text)
+
+
+def configure_logging(*, stream: TextIO, colour: bool | None = None) -> None:
+    """Set up the life-cycle log: for eyes on a terminal, JSON lines in a pipe. ``colour`` None asks the stream."""
+    shown = stream.isatty() if colour is None else colour
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=True) if shown else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _redact_event,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+class Observer:
+    """Tells of checks, providers and reloads; holds the figures of one service in a registry of its own."""
+
+    def __init__(self, *, stream: TextIO, sink: Callable[[str], None] | None = None, denies_only: bool = False) -> None:
+        """Write decision lines to ``stream``, and to ``sink`` besides (the demo's live view)."""
+        self._stream = stream
+        self._sink = sink
+        self._denies_only = denies_only
+        self._pretty = stream.isatty()
+        self._log = structlog.get_logger("authz")
+        self.registry = CollectorRegistry()
+        self._decisions = Counter(
+            "authz_decisions",
+            "Checks by rule, decision and reason.",
+            ("rule", "decision", "reason"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "authz_check_seconds", "Time of one check, from arrival to answer.", ("decision",),
+            buckets=BUCKETS_S, registry=self.registry,
+        )  # fmt: skip
+        self._events = Counter(
+            "authz_provider_events", "What happened with providers.", ("provider", "event"), registry=self.registry
+        )
+        self._fetches = Histogram(
+            "authz_provider_seconds", "Time of one call to a provider.", ("provider", "event"), registry=self.registry
+        )
+        self._errors = Counter(
+            "authz_internal_errors", "Our own bugs, each answered with a Deny.", registry=self.registry
+        )
+        self._generation = Gauge(
+            "authz_policy_generation", "How many policies were put in force.", registry=self.registry
+        )
+        self._reload_ok = Gauge(
+            "authz_last_reload_successful",
+            "1 if the last reload was put in force, 0 if refused.",
+            registry=self.registry,
+        )
+        self._bound: dict[tuple[str, str, str], Callable[[], None]] = {}
+        self._times = {name: self._seconds.labels(name) for name in ("allow", "deny")}
+
+    def watch(self, *, statuses: Callable[[], Iterable[_Status]], cache: Callable[[], _CacheStats]) -> None:
+        """Read the providers' and the cache's figures at each scrape from now on."""
+        self.registry.register(_Figures(statuses, cache))
+
+    def render_metrics(self) -> bytes:
+        """Return all figures in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def record(self, request: Request | None, decision: Decision, timing: Timing) -> None:
+        """Count one check and write its line."""
+        if isinstance(decision, Allow):
+            word, reason, status = "allow", "", 200
+        else:
+            word, reason, status = "deny", decision.reason.value, decision.status
+        key = (decision.rule, word, reason)
+        count = self._bound.get(key)
+        if count is None:
+            count = self._bound[key] = self._decisions.labels(*key).inc
+        count()
+        self._times[word].observe(timing.total_us / 1_000_000)
+        if self._denies_only and word == "allow":
+            return
+        facts: dict[str, object] = {"time": round(time.time(), 6), "decision": word, "status": status}
+        facts["rule"] = decision.rule
+        if isinstance(decision, Deny):
+            facts["reason"] = reason
+            if decision.guard:
+                facts["guard"] = decision.guard
+            if decision.detail:
+                facts["detail"] = redact(decision.detail)
+        if request is not None:
+            facts["id"] = request.id[:MAX_PATH_CHARS]
+            facts["method"] = request.method
+            facts["host"] = request.host.name
+            facts["path"] = request.target.raw_path[:MAX_PATH_CHARS]
+        principal = decision.principal
+        if principal is not None:
+            facts["provider"] = principal.provider
+            facts["issuer"] = principal.issuer
+            facts["subject"] = principal.subject
+            facts["client"] = principal.client_id
+        facts["cache"] = timing.cache
+        facts["generation"] = timing.generation
+        facts["us"] = {
+            "total": round(timing.total_us),
+            "parse": round(timing.parse_us),
+            "authenticate": round(timing.authenticate_us),
+            "authorize": round(timing.authorize_us),
+        }
+        line = json.dumps(facts)
+        self._stream.write((_render_line(facts) if self._pretty else line) + "\n")
+        self._stream.flush()
+        if self._sink is not None:
+            self._sink(line)
+
+    def provider_event(self, provider: str, event: str, detail: str = "", seconds: float | None = None) -> None:
+        """Count and log what happened with a provider; routine successes are only counted."""
+        self._events.labels(provider, event).inc()
+        if seconds is not None:
+            self._fetches.labels(provider, event).observe(seconds)
+        if detail:
+            self._log.warning(event, provider=provider, detail=detail)
+
+    def reload_event(self, *, ok: bool, generation: int, detail: str) -> None:
+        """Tell that a policy was put in force, or why it was refused."""
+        self._generation.set(generation)
+        self._reload_ok.set(1 if ok else 0)
+        if ok:
+            self._log.info("policy in force", generation=generation, detail=detail)
+        else:
+            self._log.error("reload refused, the policy in force stays", generation=generation, detail=detail)
+
+    def lifecycle(self, event: str, **facts: object) -> None:
+        """Log a step of the service's life."""
+        self._log.info(event, **facts)
+
+    def internal_error(self) -> None:
+        """Count and log the exception being handled: where it was raised and its type, never its message."""
+        self._errors.inc()
+        kind, _, trace = sys.exc_info()
+        frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
+        self._log.error("internal error", kind=kind.__name__ if kind is not None else "", frames=frames[-8:])
+
+
+class _Figures(Collector):
+    """Figures that are read when asked for."""
+
+    def __init__(self, statuses: Callable[[], Iterable[_Status]], cache: Callable[[], _CacheStats]) -> None:
+        self._statuses = statuses
+        self._cache = cache
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield one family a figure."""
+        healthy = GaugeMetricFamily("authz_provider_healthy", "1 if the last attempt succeeded.", labels=("provider",))
+        keys = GaugeMetricFamily("authz_provider_keys", "Keys that can verify.", labels=("provider",))
+        age = GaugeMetricFamily("authz_provider_keys_age_seconds", "Since the keys were fetched.", labels=("provider",))
+        broken = GaugeMetricFamily("authz_provider_breaker_open", "1 while no call is made.", labels=("provider",))
+        for status in self._statuses():
+            healthy.add_metric((status.name,), 1 if status.healthy else 0)
+            keys.add_metric((status.name,), status.keys)
+            if status.keys_age_s is not None:
+                age.add_metric((status.name,), status.keys_age_s)
+            broken.add_metric((status.name,), 0 if status.breaker in ("", "closed") else 1)
+        yield from (healthy, keys, age, broken)
+        stats = self._cache()
+        for name, text, value in (
+            ("entries", "Proved tokens in the cache.", stats.entries),
+            ("bytes", "Size of the cache, estimated.", stats.bytes),
+            ("hits", "Look-ups that found evidence, since the start.", stats.hits),
+            ("misses", "Look-ups that found none, since the start.", stats.misses),
+        ):
+            yield GaugeMetricFamily(f"authz_cache_{name}", text, value=value)
+
+
+def _render_line(facts: dict[str, object]) -> str:
+    """Write a decision for eyes: what, where, why. Control characters cannot be in any of it as JSON has it."""
+    colour = "\x1b[32m" if facts["decision"] == "allow" else "\x1b[31m"
+    times = facts["us"]
+    total = times["total"] if isinstance(times, dict) else ""
+    what = f"{colour}{facts['decision']:5} {facts['status']}\x1b[0m"
+    where = f"{facts.get('method', '')} {facts.get('host', '')}{facts.get('path', '')}"
+    why = " ".join(
+        f"{name}={json.dumps(facts[name])}"
+        for name in ("reason", "rule", "guard", "subject", "client", "cache", "detail", "id")
+        if facts.get(name)
+    )
+    return f"{what} {where} {why} {total} µs"
+
+
+def _redact_event(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {
+        name: redact(value) if isinstance(value, str) and name == "detail" else value for name, value in event.items()
+    }

@@ -1,0 +1,188 @@
+"""The portable door: Envoy's ``Authorization/Check`` over gRPC, with health and reflection.
+
+Invariant VERDICTS-ARE-ANSWERS: what can be judged is judged inside the handler and leaves as a ``CheckResponse``; with
+``failure_mode_allow`` an Envoy would take an RPC error for an allow. So the transport's own limits lie above anything
+that an Envoy sends, and size, load and time are ours to refuse. What only the transport can refuse (a message over
+TRANSPORT_MAX_BYTES, a broken HTTP/2 frame) stays an RPC error: ``failure_mode_allow: false`` covers it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from authz.config.settings import Listener, ServerSettings, TlsSettings
+from authz.gate import Gate
+from authz.model import ConfigError, ConfigProblem, Decision, Reason, Rejected
+from authz.observe import Observer
+from authz.pb.envoy.service.auth.v3 import external_auth_pb2
+from authz.servers.envoy import parse_check, render_check
+
+SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
+
+TRANSPORT_MAX_BYTES: Final = 64 * 1024 * 1024
+"""Above any ``with_request_body.max_request_bytes`` that Envoy's own buffers allow in a shipped configuration."""
+
+MARGIN_S: Final = 0.020
+MARGIN_SHARE: Final = 0.10
+"""We answer this much before the caller gives up: an answer that comes too late is a fail-open for some callers."""
+
+IDLE_BEFORE_STOP_S: Final = 1.0
+
+
+class CheckHandler:
+    """Answers checks, whatever happens; counts those under way."""
+
+    def __init__(self, gate: Gate, settings: ServerSettings, observer: Observer) -> None:
+        self._gate = gate
+        self._settings = settings
+        self._observer = observer
+        self.in_flight = 0
+        self.last_s = 0.0
+
+    async def check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        """Answer one serialized ``CheckRequest``."""
+        received_ns = perf_counter_ns()
+        self.in_flight += 1
+        try:
+            decision = await self._decide(raw, context, received_ns)
+            return render_check(decision).SerializeToString()
+        except Exception:  # noqa: BLE001 - the one place where all that is left becomes a Deny
+            # The transport's last line, the only one of its kind: our own bug must not become an RPC error.
+            self._observer.internal_error()
+            return render_check(self._gate.refuse(Reason.INTERNAL, received_ns=received_ns)).SerializeToString()
+        finally:
+            self.in_flight -= 1
+
+    async def _decide(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any], received_ns: int) -> Decision:
+        if self.in_flight > self._settings.max_inflight:
+            return self._gate.refuse(Reason.OVERLOADED, received_ns=received_ns)
+        if len(raw) > self._settings.max_request_bytes:
+            detail = f"a CheckRequest of {len(raw)} bytes, at most {self._settings.max_request_bytes} are read"
+            return self._gate.refuse(Reason.REQUEST_TOO_LARGE, detail=detail, received_ns=received_ns)
+        try:
+            request = parse_check(raw)
+        except Rejected as rejected:
+            return self._gate.refuse(rejected.reason, detail=rejected.detail, received_ns=received_ns)
+        now_s = asyncio.get_running_loop().time()
+        self.last_s = now_s
+        budget_s = self._settings.deadline_ms / 1_000
+        left_s = context.time_remaining()
+        if left_s is not None:
+            budget_s = min(budget_s, left_s - max(MARGIN_S, left_s * MARGIN_SHARE))
+        return await self._gate.check(request, received_ns=received_ns, deadline_s=now_s + budget_s)
+
+
+class GrpcServer:
+    """One gRPC server on all its listeners. ``ports`` are the bound TCP ports, in the listeners' order."""
+
+    def __init__(self, gate: Gate, settings: ServerSettings, observer: Observer) -> None:
+        self._settings = settings
+        self._handler = CheckHandler(gate, settings, observer)
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(options=_options(settings))
+        self.ports: tuple[int, ...] = ()
+
+    async def start(self) -> None:
+        """Bind and serve; health says NOT_SERVING until :meth:`set_serving`.
+
+        Raises:
+            ConfigError: for an address that cannot be bound and certificates that cannot be read.
+
+        """
+        method = grpc.unary_unary_rpc_method_handler(self._handler.check)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": method}),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        await self.set_serving(serving=False)
+        self.ports = tuple(self._bind(listener) for listener in self._settings.grpc)
+        await self._server.start()
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell health checkers, for the whole server and for the service by name."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def drain(self, *, at_once: bool = False) -> None:
+        """Say NOT_SERVING, answer on until the callers have gone (at most ``drain_s``, or not at all), then close.
+
+        Closing first would turn checks away with an RPC error, which some callers take for an allow.
+        """
+        await self._health.enter_graceful_shutdown()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while not at_once and loop.time() - began_s < self._settings.drain_s:
+            quiet_s = loop.time() - max(self._handler.last_s, began_s)
+            if self._handler.in_flight == 0 and quiet_s >= min(IDLE_BEFORE_STOP_S, self._settings.drain_s):
+                break
+            await asyncio.sleep(0.05)
+        await self._server.stop(grace=0 if at_once else max(1.0, self._settings.deadline_ms / 1_000))
+
+    def _bind(self, listener: Listener) -> int:
+        path = listener.address.removeprefix("unix:") if listener.address.startswith("unix:") else None
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                Path(path).unlink()
+        try:
+            if listener.tls is None:
+                port = self._server.add_insecure_port(listener.address)
+            else:
+                port = self._server.add_secure_port(listener.address, _credentials(listener.tls))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            message = f"cannot listen on `{listener.address}`: is it in use, or not this machine's?"
+            raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
+        return port
+
+
+def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", TRANSPORT_MAX_BYTES),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # gRPC spreads the age by ±10 % itself, so that replicas do not lose all their callers at once.
+        ("grpc.max_connection_age_ms", settings.max_connection_age_s * 1_000),
+        ("grpc.max_connection_age_grace_ms", settings.max_connection_age_grace_s * 1_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Envoy and Istio may ping every few seconds on an idle connection: that is no abuse.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    )
+
+
+def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    """Return credentials that look at the files again at each handshake, and keep the last good ones."""
+    latest = [_read_certificates(tls)]
+
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        with contextlib.suppress(ConfigError):
+            latest[0] = _read_certificates(tls)
+        return latest[0]
+
+    return grpc.dynamic_ssl_server_credentials(
+        latest[0], fetch, require_client_authentication=tls.client_ca_file is not None
+    )
+
+
+def _read_certificates(tls: TlsSettings) -> grpc.ServerCertificateConfiguration:
+    try:
+        key, chain = Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes()
+        roots = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file is not None else None
+    except OSError as error:
+        message = f"cannot read `{error.filename}`: {error.strerror}"
+        raise ConfigError(ConfigProblem(message=message, path="server.grpc.tls")) from None
+    return grpc.ssl_server_certificate_configuration([(key, chain)], roots)

@@ -1,0 +1,91 @@
+"""The operator's door: ``/metrics``, ``/healthz`` and ``/readyz``. Keep it off the public network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from authz.clients.authenticate import ProviderStatus
+from authz.model import ConfigError, ConfigProblem
+from authz.observe import Observer
+
+STOP_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthView:
+    """What a readiness probe and people see. A provider's failure shows, but never makes the service unready."""
+
+    ready: bool
+    generation: int
+    last_reload_error: str
+    providers: tuple[ProviderStatus, ...]
+
+
+def render_http_app(observer: Observer, view: Callable[[], HealthView]) -> Starlette:
+    """Build the application."""
+
+    async def metrics(_: HttpRequest) -> Response:
+        return Response(observer.render_metrics(), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(_: HttpRequest) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: HttpRequest) -> Response:
+        found = view()
+        return JSONResponse(asdict(found), status_code=200 if found.ready else 503)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+class HttpServer:
+    """Serves an application in the running event loop. ``port`` is the bound one."""
+
+    def __init__(self, app: Starlette, address: str) -> None:
+        self._address = address
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
+        self._server = uvicorn.Server(config)
+        self._task: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Bind and serve.
+
+        Raises:
+            ConfigError: for an address that cannot be bound.
+
+        """
+        host, _, port = self._address.rpartition(":")
+        bare = host.removeprefix("[").removesuffix("]")
+        bound = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((bare, int(port)))
+        except OSError as error:
+            bound.close()
+            message = f"cannot listen on `{self._address}`: {error.strerror}"
+            raise ConfigError(ConfigProblem(message=message, path="server.http")) from None
+        self.port = bound.getsockname()[1]
+        self._task = asyncio.create_task(self._serve(bound))
+
+    async def stop(self) -> None:
+        """Stop serving."""
+        self._server.should_exit = True
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(self._task, STOP_S)
+
+    async def _serve(self, bound: socket.socket) -> None:
+        # uvicorn's own `serve` takes the process's signals, which are the application's.
+        with contextlib.closing(bound):
+            await self._server._serve([bound])  # noqa: SLF001 - see above; there is no public way
