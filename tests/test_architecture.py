@@ -26,6 +26,7 @@ RINGS = (
     ("authz.app",),
     ("authz.demo",),
     ("authz.cli",),
+    ("authz.__main__",),
 )
 IMPURE = frozenset(
     [

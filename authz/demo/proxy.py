@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -34,14 +35,14 @@ def find_envoy() -> str:
 
 
 class EnvoyProcess:
-    """One Envoy. ``port`` is where its first listener listens, ``admin`` the base URL of its admin interface."""
+    """One Envoy. ``ports`` are those of its listeners by name, ``admin`` the base URL of its admin interface."""
 
     def __init__(self, config: str, folder: Path) -> None:
-        """``config`` has port 0 for the listener and for admin; ``folder`` takes the files."""
+        """``config`` has port 0 for the listeners and for admin; ``folder`` takes the files."""
         self._config = config
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
-        self.port = 0
+        self.ports: Mapping[str, int] = {}
         self.admin = ""
 
     async def start(self) -> None:
@@ -96,8 +97,9 @@ class EnvoyProcess:
                         break
                 await asyncio.sleep(0.05)
             found = json.loads((await client.get(f"{self.admin}/listeners?format=json")).text)
-        statuses = found["listener_statuses"]
-        self.port = statuses[0]["local_address"]["socket_address"]["port_value"]
+        self.ports = {
+            its["name"]: its["local_address"]["socket_address"]["port_value"] for its in found["listener_statuses"]
+        }
 
     def _check_alive(self, log: Path) -> None:
         if self._process is None or self._process.returncode is not None:

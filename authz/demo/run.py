@@ -121,7 +121,7 @@ def rows(provider: DemoProvider) -> list[Row]:
 
 
 @contextlib.asynccontextmanager
-async def started(console: Console, *, rules: Path | None = None) -> AsyncIterator[Running]:
+async def started(console: Console) -> AsyncIterator[Running]:
     """Start all parts, telling of each, and end them afterwards, whatever happens."""
     configure_logging(stream=io.StringIO(), colour=False)
     async with contextlib.AsyncExitStack() as stack:
@@ -133,7 +133,7 @@ async def started(console: Console, *, rules: Path | None = None) -> AsyncIterat
         echo_port = await _serve(stack, HttpServer(ECHO, LOOPBACK))
         console.print(f"upstream            http://127.0.0.1:{echo_port}")
         stream_port = await _serve(stack, HttpServer(stream.app, LOOPBACK))
-        file = Path(shutil.copy(rules or Path(__file__).with_name("rules.yaml"), folder / "rules.yaml"))
+        file = Path(shutil.copy(Path(__file__).with_name("rules.yaml"), folder / "rules.yaml"))
         observer = Observer(stream=io.StringIO(), sink=stream.push)
         environ = {"DEMO_ISSUER": provider.issuer, "DEMO_CLIENT_SECRET": provider.client_secret}
         app = App(file, environ=environ, observer=observer)
@@ -151,11 +151,11 @@ async def started(console: Console, *, rules: Path | None = None) -> AsyncIterat
         envoy = EnvoyProcess(config, folder)
         stack.push_async_callback(envoy.stop)
         await envoy.start()
-        console.print(f"envoy               http://127.0.0.1:{envoy.port}")
+        console.print(f"envoy               http://127.0.0.1:{envoy.ports['http']}")
         yield Running(
             provider=provider,
             stream=stream,
-            envoy_port=envoy.port,
+            envoy_port=envoy.ports["http"],
             stream_port=stream_port,
             http_port=app.http.port if app.http is not None else 0,
         )
