@@ -94,7 +94,7 @@ def _parse_name(whole: str, name: str) -> str:
 
 def _parse_ipv6(text: str) -> HostPattern:
     try:
-        address = ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+        address = ipaddress.IPv6Address(text[1:-1] if text.endswith("]") else "")
     except ValueError:
         raise ValueError(f"`{text}` is not an IPv6 address in brackets") from None
     return HostPattern(kind=HostKind.EXACT, name=str(address))

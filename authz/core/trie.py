@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 MAX_VISITS: Final = 1_024
 MAX_PATTERN_SEGMENTS: Final = 64
+_ANY: Final = "any-segment-at-all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,8 @@ class PathPattern:
 
     def sample(self) -> tuple[str, ...]:
         """Return the segments of one path that matches, for reports to the operator."""
-        segments = ["x" if part is None else part for part in self.shape]
-        return tuple([*segments, "x"] if self.deep else segments)
+        segments = [_ANY if part is None else part for part in self.shape]
+        return tuple([*segments, _ANY] if self.deep else segments)
 
 
 def parse_path_pattern(text: str) -> PathPattern:

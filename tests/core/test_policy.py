@@ -1,0 +1,227 @@
+"""Which rule judges a request, which guards, and what is refused at load because it could be read in two ways."""
+
+from __future__ import annotations
+
+import pytest
+
+from authz.core.path import parse_target
+from authz.core.policy import match_guards, match_rule
+from authz.core.tables import find_surprises
+from authz.model import ConfigError, Reason, Rejected
+from tests.core.build import judged_by, policy_of, request, rule
+
+
+def refusal(policy_text: str, method: str, url: str) -> Reason:
+    with pytest.raises(Rejected) as caught:
+        judged_by(policy_of(policy_text), method, url)
+    return caught.value.reason
+
+
+HOSTS = "rules:\n" + "".join(
+    (
+        rule("all", "everywhere", "/health"),
+        rule("broad", "['*.example.com']", "/**"),
+        rule("narrower", "['*.shop.example.com']", "/x/**"),
+        rule("tenant", "['{t}.shop.example.com']", "/x/**"),
+        rule("exact", "[a.shop.example.com]", "/x/y"),
+    )
+)
+RELATIONS = "hosts: {a.shop.example.com: replaces}\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("a.shop.example.com/x/y", "exact"),
+        ("b.shop.example.com/x/y", "tenant"),
+        ("a.b.shop.example.com/x/y", "narrower"),
+        ("www.example.com/x/y", "broad"),
+        ("www.example.com/health", "all"),
+        ("unknown.org/health", "all"),
+        ("a.shop.example.com/health", "all"),
+        ("A.Shop.Example.com.:8443/x/y", "exact"),
+    ],
+)
+def test_the_narrowest_host_judges_and_everywhere_competes_by_path(url: str, name: str) -> None:
+    assert judged_by(policy_of(HOSTS + RELATIONS), "GET", url) == name
+
+
+@pytest.mark.parametrize("url", ["a.shop.example.com/x", "b.shop.example.com/y", "unknown.org/x", "example.com/x"])
+def test_no_rule_is_no_way_to_a_broader_host(url: str) -> None:
+    assert refusal(HOSTS + RELATIONS, "GET", url) is Reason.NO_RULE
+
+
+def test_extending_lets_both_compete_with_the_own_first() -> None:
+    rules = "rules:\n" + "".join(
+        (
+            rule("broad", "['*.example.com']", "/**"),
+            rule("broad x", "['*.example.com']", "/x", "methods: [GET, PUT], allow: anyone"),
+            rule("own x", "[a.example.com]", "/x", "methods: [GET], allow: anyone"),
+            rule("own y", "[a.example.com]", "/y"),
+        )
+    )
+    policy = policy_of(rules + "hosts: {a.example.com: extends}\n")
+    assert judged_by(policy, "GET", "a.example.com/x") == "own x"
+    assert judged_by(policy, "HEAD", "a.example.com/x") == "own x"
+    assert judged_by(policy, "PUT", "a.example.com/x") == "broad x"
+    assert judged_by(policy, "GET", "a.example.com/y") == "own y"
+    assert judged_by(policy, "GET", "a.example.com/z") == "broad"
+    replaced = policy_of(rules + "hosts: {a.example.com: replaces}\n")
+    assert judged_by(replaced, "GET", "a.example.com/y") == "own y"
+    with pytest.raises(Rejected) as caught:
+        judged_by(replaced, "GET", "a.example.com/z")
+    assert caught.value.reason is Reason.NO_RULE
+
+
+def test_an_own_rule_for_every_method_takes_all_of_the_broader_ones() -> None:
+    rules = "rules:\n" + "".join(
+        (
+            rule("broad", "['*.example.com']", "/x", "methods: [PUT], allow: anyone"),
+            rule("own", "[a.example.com]", "/x", "allow: nobody"),
+        )
+    )
+    assert judged_by(policy_of(rules + "hosts: {a.example.com: extends}\n"), "PUT", "a.example.com/x") == "own"
+
+
+METHODS = "rules:\n" + "".join(
+    (
+        rule("get", "[a.example]", "/x/y", "methods: [GET], allow: anyone"),
+        rule("post", "[a.example]", "/x/y", "methods: [POST], allow: anyone"),
+        rule("rest", "[a.example]", "/x/z"),
+        rule("put", "[a.example]", "/x/z", "methods: [PUT], allow: anyone"),
+        rule("broad", "[a.example]", "/x/**"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "name"),
+    [
+        ("GET", "a.example/x/y", "get"),
+        ("HEAD", "a.example/x/y", "get"),
+        ("POST", "a.example/x/y/", "post"),
+        ("PUT", "a.example/x/z", "put"),
+        ("DELETE", "a.example/x/z", "rest"),
+        ("PROPFIND", "a.example/x/w", "broad"),
+    ],
+)
+def test_a_rule_that_names_the_method_comes_before_one_that_names_none(method: str, url: str, name: str) -> None:
+    assert judged_by(policy_of(METHODS), method, url) == name
+
+
+@pytest.mark.parametrize("method", ["DELETE", "OPTIONS", "get", "TRACE"])
+def test_a_method_without_a_rule_never_falls_back_to_a_broader_path(method: str) -> None:
+    assert refusal(METHODS, method, "a.example/x/y") is Reason.METHOD_NOT_COVERED
+    assert judged_by(policy_of(METHODS), method, "a.example/x/w") == "broad"
+
+
+def test_the_asterisk_has_no_rule() -> None:
+    policy = policy_of("rules:\n" + rule("all", "everywhere", "/**"))
+    asked = request("OPTIONS", "a.example/x")
+    target = parse_target("*", method="OPTIONS")
+    with pytest.raises(Rejected) as caught:
+        match_rule(policy, asked.host, target, "OPTIONS")
+    assert caught.value.reason is Reason.NO_RULE
+    assert match_rule(policy, asked.host, asked.target, "OPTIONS").rule.name == "all"
+
+
+def test_captures_are_decoded_and_named() -> None:
+    policy = policy_of("rules:\n" + rule("one", "['{tenant}.example.com']", "/users/{user}/**"))
+    asked = request("GET", "blue.example.com/users/al%20ice/x")
+    match = match_rule(policy, asked.host, asked.target, "GET")
+    assert (dict(match.host), dict(match.path)) == ({"tenant": "blue"}, {"user": "al ice"})
+
+
+GUARDS = """
+guards:
+  - {name: admin, hosts: [a.example], paths: ["/admin/**"], require: {roles: admin}}
+  - {name: tenant, hosts: ["{t}.example"], paths: ["/{area}/**"], require: {when: "host.t == path.area"}}
+  - {name: all, hosts: everywhere, paths: ["/**"], require: {networks: 192.0.2.0/24}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "names"),
+    [
+        ("a.example/admin", {"admin", "tenant", "all"}),
+        ("a.example/admin/x/y", {"admin", "tenant", "all"}),
+        ("a.example/x%2fadmin", {"tenant", "all"}),
+        ("a.example/administrator", {"tenant", "all"}),
+        ("a.example/", {"all"}),
+        ("b.example/admin", {"tenant", "all"}),
+        ("b.org/admin", {"all"}),
+        # What an upstream may make of an accepted ambiguity counts too.
+        ("a.example//admin/x", {"admin", "tenant", "all"}),
+        ("a.example/admin%2fx", {"admin", "tenant", "all"}),
+        ("a.example/admin;x", {"admin", "tenant", "all"}),
+        ("a.example/%2561dmin", {"admin", "tenant", "all"}),
+    ],
+)
+def test_every_guard_that_covers_a_request(url: str, names: set[str]) -> None:
+    policy = policy_of(GUARDS + "rules:\n" + rule("all", "everywhere", "/**"))
+    asked = request("GET", url)
+    assert {its.guard.name for its in match_guards(policy, asked.host, asked.target)} == names
+
+
+def test_a_guard_sees_each_reading_with_its_own_captures() -> None:
+    policy = policy_of(GUARDS + "rules:\n" + rule("all", "everywhere", "/**"))
+    asked = request("GET", "a.example/a%2fb/c")
+    areas = {
+        its.path.get("area") for its in match_guards(policy, asked.host, asked.target) if its.guard.name == "tenant"
+    }
+    assert areas == {"a/b", "a"}
+    assert match_guards(policy_of("rules:\n" + rule("all", "everywhere", "/**")), asked.host, asked.target) == ()
+
+
+def problems(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        policy_of(text)
+    return str(caught.value)
+
+
+def test_a_search_that_could_run_wild_is_refused_at_load() -> None:
+    def paths(depth: int) -> str:
+        texts = [
+            "/" + "/".join("a" if n >> bit & 1 else f"{{x{bit}}}" for bit in range(depth)) for n in range(2**depth)
+        ]
+        return ", ".join(f"'{text}'" for text in texts)
+
+    line = "rules:\n  - {{name: wild, hosts: [a.example], paths: [{}], allow: anyone}}\n"
+    assert policy_of(line.format(paths(8)))
+    assert "could need 2047 steps" in problems(line.format(paths(10)))
+
+
+def findings(text: str) -> list[str]:
+    return [f"{its.rule}: {its.text}" for its in find_surprises(policy_of(text))]
+
+
+def test_surprises_are_told() -> None:
+    assert findings(METHODS)[0].startswith(
+        "get: `/x/y` has no rule for every other method, which a broader rule (`broad`)"
+    )
+    named = "rules:\n" + "".join(
+        (
+            rule("narrow", "[a.example]", "/x", "methods: [GET], allow: anyone"),
+            rule("broad", "[a.example]", "/**", "methods: [DELETE, HEAD], allow: anyone"),
+        )
+    )
+    assert findings(named) == [
+        "narrow: `/x` has no rule for DELETE, which a broader rule (`broad`) takes elsewhere: such requests are denied"
+    ]
+    unreachable = "rules:\n" + "".join(
+        (
+            rule("broad", "['*.example']", "/x"),
+            rule("own", "['{t}.example']", "/x"),
+            rule("deep", "['*.b.example']", "/x"),
+        )
+    )
+    found = findings(unreachable)
+    assert "broad: can never be reached: others judge all its paths" in found
+    assert any(its.startswith("broad: does not hold on `{t}.example`") for its in found)
+    assert any(its.startswith("broad: does not hold on `*.b.example`") for its in found)
+    guarded = "guards:\n  - {name: g, hosts: everywhere, paths: ['/x/**'], require: {roles: admin}}\nrules:\n"
+    assert findings(guarded + rule("open", "[a.example]", "/x")) == [
+        "open: `/x` lets anyone in, but guard `g` needs a credential: nobody passes"
+    ]
+    assert findings(guarded.replace("roles: admin", "networks: 10.0.0.0/8") + rule("open", "[a.example]", "/x")) == []
+    assert findings("rules:\n" + rule("one", "everywhere", "/**")) == []

@@ -1,0 +1,112 @@
+"""Path patterns: the first differing segment decides, and a literal that leads nowhere hides nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from authz.core.trie import MAX_PATTERN_SEGMENTS, Node, count_visits, match_all_paths, match_path, parse_path_pattern
+
+
+def trie(*texts: str) -> Node[str]:
+    root: Node[str] = Node()
+    for text in texts:
+        pattern = parse_path_pattern(text)
+        node = root.reach(pattern)
+        if pattern.deep:
+            node.deep = text
+        else:
+            node.exact = text
+    return root
+
+
+def segments(path: str) -> tuple[str, ...]:
+    return tuple(path.split("/")[1:]) if path != "/" else ()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/users/me", "/users/me"),
+        ("/users/7", "/users/{id}"),
+        ("/users/me/orders", "/users/{id}/orders"),
+        ("/users/me/other", "/users/**"),
+        ("/users/7/orders/1", "/users/**"),
+        ("/users", "/users/**"),
+        ("/a/b/c", "/a/{x}/c"),
+        ("/a/lit/d", "/a/lit/**"),
+        ("/a/lit/c", "/a/lit/**"),
+        ("/a/lit", "/a/lit/**"),
+        ("/a/b", None),
+        ("/", "/"),
+        ("/nowhere", None),
+    ],
+)
+def test_the_most_specific_pattern(path: str, expected: str | None) -> None:
+    root = trie("/", "/users/me", "/users/{id}", "/users/{id}/orders", "/users/**", "/a/{x}/c", "/a/lit/**")
+    assert match_path(root, segments(path)) == expected
+    every = list(match_all_paths(root, segments(path)))
+    assert (every[0] if every else None) == expected
+
+
+def test_a_capture_is_not_empty() -> None:
+    root = trie("/a/{x}", "/a/{x}/b", "/c/**")
+    assert match_path(root, ("a", "")) is None
+    assert match_path(root, ("a", "", "b")) is None
+    assert list(match_all_paths(root, ("a", ""))) == []
+    assert match_path(root, ("c", "")) == "/c/**"
+
+
+def test_all_patterns_that_match() -> None:
+    root = trie("/**", "/a/**", "/a/{x}", "/a/b", "/{y}/b")
+    assert list(match_all_paths(root, ("a", "b"))) == ["/a/b", "/a/{x}", "/a/**", "/{y}/b", "/**"]
+    assert list(match_all_paths(root, ())) == ["/**"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "captures", "deep"),
+    [
+        ("/", (), (), False),
+        ("/**", (), (), True),
+        ("/a/", ("a",), (), False),
+        ("/a/{b}/c/**", ("a", None, "c"), ((1, "b"),), True),
+        ("/\u00e4", ("\u00e4",), (), False),
+    ],
+)
+def test_patterns_are_read(
+    text: str, shape: tuple[str | None, ...], captures: tuple[tuple[int, str], ...], *, deep: bool
+) -> None:
+    pattern = parse_path_pattern(text)
+    assert (pattern.shape, pattern.captures, pattern.deep) == (shape, captures, deep)
+    assert match_path(trie(text), pattern.sample()) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "does not start with"),
+        ("a", "does not start with"),
+        ("/a//b", "an empty or a dot segment"),
+        ("//", "an empty or a dot segment"),
+        ("/..", "an empty or a dot segment"),
+        ("/a%20", "has an escape"),
+        ("/a?b", "has a query"),
+        ("/a#b", "has a fragment"),
+        ("/a\\b", "has a backslash"),
+        ("/a\n", "cannot be seen"),
+        ("/**/a", "must be the last segment"),
+        ("/*", "mixes a literal"),
+        ("/a{b}", "mixes a literal"),
+        ("/{1}", "is no capture"),
+        ("/{a}/{a}", "names a capture twice"),
+        ("/a" * (MAX_PATTERN_SEGMENTS + 1), "more than 64 segments"),
+    ],
+)
+def test_what_is_no_pattern_is_told(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_path_pattern(text)
+
+
+def test_the_search_is_bounded_by_the_shape_and_not_by_the_number() -> None:
+    assert count_visits(trie(*(f"/a/p{n}/x" for n in range(10_000)))) == 4
+    forked = trie(*("/" + "/".join("a" if n >> bit & 1 else f"{{x{bit}}}" for bit in range(6)) for n in range(64)))
+    assert count_visits(forked) == 2**7 - 1
