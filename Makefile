@@ -27,8 +27,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 run: $(STAMP) ## watch a real Envoy let requests in and turn them away (ARGS=--once to end afterwards)
 	@$(BIN)/authz demo $(ARGS)
 
-test: check ## everything: format, lint, types, generated files, and all tests with coverage
-	@$(BIN)/python -m pytest $(ARGS)
+test: check ## everything: format, lint, types, generated files, all tests, and the core's coverage
+	@$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	@$(BIN)/coverage report --include='authz/core/*,authz/gate.py' --skip-covered --show-missing --fail-under=100
 
 unit: $(STAMP) ## the inner loop: tests that need no other program, under a minute
 	@$(BIN)/python -m pytest -m 'not e2e and not keycloak' $(ARGS)

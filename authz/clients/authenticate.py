@@ -144,11 +144,12 @@ class Authenticator:
         """Verify the signature; None where this provider has no keys at all."""
         if self.keys is None:
             return None
-        keys = await self.keys.fetch_keys()
+        known = self.keys.match_keys()
+        keys = await self.keys.fetch_keys() if known is None else known
         try:
             return verify_jwt(jwt, keys, self.provider.expectation)
         except Rejected as rejected:
-            if rejected.reason is not Reason.JWT_UNKNOWN_KEY:
+            if rejected.reason is not Reason.JWT_UNKNOWN_KEY or known is None:  # a set fetched just now is the newest
                 raise
         newer = await self.keys.fetch_newer(keys)
         return verify_jwt(jwt, newer, self.provider.expectation)

@@ -75,7 +75,7 @@ def match_credential(request: Request, places: tuple[CredentialPlace, ...]) -> C
             token = _parse_header_token(value)
         case PlaceKind.COOKIE:
             token = _parse_token(value)
-        case PlaceKind.QUERY:
+        case _:
             token = _parse_token(unquote_plus(value))
     return Credential(token=token, place=place)
 
@@ -108,7 +108,7 @@ def _find_values(request: Request, place: CredentialPlace) -> Iterator[str]:
             return _find_header(request, place.name)
         case PlaceKind.COOKIE:
             return _find_cookies(request.headers.get("cookie", ""), place.name)
-        case PlaceKind.QUERY:
+        case _:
             return _find_parameters(request.target.query or "", place.name)
 
 

@@ -52,7 +52,7 @@ class HostPattern:
                 return f"{{{self.capture}}}.{self.name}"
             case HostKind.SUFFIX:
                 return f"*.{self.name}"
-            case HostKind.EVERYWHERE:
+            case _:
                 return EVERYWHERE_WORD
 
 
@@ -109,8 +109,8 @@ def broader_patterns(pattern: HostPattern) -> Iterator[tuple[HostKind, str]]:
             yield from _suffixes(pattern.name, whole=True)
         case HostKind.SUFFIX:
             yield from _suffixes(pattern.name, whole=False)
-        case HostKind.EVERYWHERE:
-            return
+        case _:
+            pass
 
 
 def covers(pattern: HostPattern, name: str) -> bool:

@@ -113,7 +113,8 @@ class ClaimTest:
 
     def __str__(self) -> str:
         """Render for the operator."""
-        return _render_choice(f"claim {'.'.join(self.place)}", [repr(value) for value in self.values], every=self.every)
+        choice = _render_choice("value", [repr(value) for value in self.values], every=self.every)
+        return f"claim {'.'.join(self.place)}: {choice}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

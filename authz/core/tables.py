@@ -267,10 +267,8 @@ def _is_reached(policy: Policy, rule: Rule, host: HostPattern, path: PathPattern
 
 def _uncovered(policy: Policy, rule: Rule, host: HostPattern, path: PathPattern) -> Iterator[Finding]:
     """Yield the methods of broader rules that this rule's narrower path takes away from them."""
-    table = policy.tables.match_first(sample_host(host).name)
-    if table is None:
-        return
-    found = list(match_all_paths(table.root, path.sample()))
+    tables = policy.tables.match_all(sample_host(host).name)[:1]
+    found = [its for table in tables for its in match_all_paths(table.root, path.sample())]
     narrow = found[0] if found else Methods()
     if narrow.rest is not None or not any(entry.rule is rule for entry in narrow.entries()):
         return

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.core.authorize import decide_preflight, match_address
-from authz.core.headers import MAX_IDENTITY_BYTES, fold_name
+from authz.core.headers import MAX_IDENTITY_BYTES, fold_name, parse_template
 from authz.core.policy import Policy, match_rule
 from authz.model import Allow, CredentialPlace, Decision, Deny, HeaderAction, PlaceKind, Reason, Rejected, Request, Role
 from tests.core.build import decide, policy_of, principal, request, rule, upstream
@@ -377,6 +377,13 @@ def test_a_preflight_that_passes_carries_nothing_of_ours() -> None:
     assert not any(found.values())
     assert isinstance(decision, Allow)
     assert decision.remove_query == ("token",)
+    plain = policy_of(CORS.replace("headers: [X-One, authorization]", "headers: []"))
+    asked = request("OPTIONS", "a.example/x", origin="https://app.example")
+    cors = plain.cors.match_first("a.example")
+    assert cors is not None
+    answered = decide_preflight(plain, cors, asked, "GET")
+    assert isinstance(answered, Deny)
+    assert "access-control-allow-headers" not in {edit.name for edit in answered.headers}
     assert preflight("b.example/x", origin="") is not Reason.ORIGIN_REFUSED
 
 
@@ -398,6 +405,25 @@ def test_answers_to_other_origins() -> None:
     decision = decide(policy, twice)
     assert isinstance(decision, Allow)
     assert [edit.name for edit in decision.downstream] == ["vary"]
+
+
+@pytest.mark.parametrize("text", ["{name}", "{claims}", "{claims.}", "{claims.a..b}", "{}", "{sub", "sub}", ""])
+def test_what_is_no_template_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no value|has a lone|sets nothing"):
+        parse_template(text)
+
+
+def test_requirements_speak_for_themselves() -> None:
+    policy = asking(
+        "{roles: {any: [b, 'c:a']}, scopes: s, networks: 10.0.0.0/8, when: 'true', claims: {a: {all: [1, x]}}}"
+    )
+    assert [str(test) for test in policy.rules[0].branches[0].tests] == [
+        "network 10.0.0.0/8",
+        "scope s",
+        "roles: any of b, c:a",
+        "claim a: values: all of 1, 'x'",
+        "when `true`",
+    ]
 
 
 def test_append_is_used_for_vary_only() -> None:

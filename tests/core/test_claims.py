@@ -26,7 +26,21 @@ PLACES = ClaimPlaces(
     scopes=(("scope",), ("scp",)),
 )
 SHOP = Provider(name="shop", issuer=ISSUER, expectation=EXPECTATION, keys=None, places=PLACES)
-ODD_TIMES: list[object] = [None, True, False, "1800000060", math.nan, math.inf, -math.inf, -1, MAX_TIME, 2.0**53, 10**30, [], {}]
+ODD_TIMES: list[object] = [
+    None,
+    True,
+    False,
+    "1800000060",
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1,
+    MAX_TIME,
+    2.0**53,
+    10**30,
+    [],
+    {},
+]
 
 
 def refusal(

@@ -66,6 +66,8 @@ def test_extending_lets_both_compete_with_the_own_first() -> None:
     assert judged_by(policy, "PUT", "a.example.com/x") == "broad x"
     assert judged_by(policy, "GET", "a.example.com/y") == "own y"
     assert judged_by(policy, "GET", "a.example.com/z") == "broad"
+    put = policy_of(rules.replace("[GET], allow", "[PUT], allow") + "hosts: {a.example.com: extends}\n")
+    assert [judged_by(put, method, "a.example.com/x") for method in ("PUT", "GET")] == ["own x", "broad x"]
     replaced = policy_of(rules + "hosts: {a.example.com: replaces}\n")
     assert judged_by(replaced, "GET", "a.example.com/y") == "own y"
     with pytest.raises(Rejected) as caught:
@@ -224,4 +226,60 @@ def test_surprises_are_told() -> None:
         "open: `/x` lets anyone in, but guard `g` needs a credential: nobody passes"
     ]
     assert findings(guarded.replace("roles: admin", "networks: 10.0.0.0/8") + rule("open", "[a.example]", "/x")) == []
-    assert findings("rules:\n" + rule("one", "everywhere", "/**")) == []
+    proved = rule("two", "everywhere", "/x", "tokens_from: shop, require: any_token")
+    assert findings("rules:\n" + proved + rule("one", "everywhere", "/**")) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (
+            rule("one", "[a.example]", "/x", "methods: [GET, PUT], allow: anyone")
+            + rule("two", "[a.example]", "/x", "methods: [PUT], allow: anyone"),
+            "rules `one` and `two` could both judge PUT of `/x` on host `a.example`",
+        ),
+        (
+            rule("one", "[a.example]", "/x", "methods: [GET], allow: anyone")
+            + rule("two", "everywhere", "/x", "methods: [GET], allow: anyone"),
+            "could both judge GET of `/x`",
+        ),
+        (rule("one", "[a.example]", "/x") + rule("two", "everywhere", "/x"), "could both judge every method of `/x`"),
+        (
+            "  - {name: one, hosts: [a.example], paths: ['/x', '/x/'], methods: [GET, PUT], allow: anyone}\n",
+            "`/x` and `/x/` are one path on host `a.example`",
+        ),
+    ],
+)
+def test_two_rules_that_could_both_win_are_refused(rules: str, words: str) -> None:
+    found = problems("rules:\n" + rules)
+    assert words in found
+    assert found.count(words) == 1
+
+
+def test_rules_everywhere_join_those_of_a_host() -> None:
+    policy = policy_of(
+        "rules:\n"
+        + rule("one", "[a.example]", "/x", "methods: [GET], allow: anyone")
+        + rule("all", "everywhere", "/x", "methods: [PUT], allow: anyone")
+        + rule("rest", "everywhere", "/x")
+    )
+    assert [judged_by(policy, method, "a.example/x") for method in ("GET", "PUT", "POST")] == ["one", "all", "rest"]
+
+
+def test_a_guard_can_end_at_its_path() -> None:
+    guards = "guards:\n" + "".join(
+        f"  - {{name: g{n}, hosts: [a.example], paths: ['/x'], require: {{roles: r}}}}\n" for n in range(2)
+    )
+    policy = policy_of(guards + "rules:\n" + rule("all", "everywhere", "/**"))
+    for url, count in (("a.example/x", 2), ("a.example/x/y", 0)):
+        asked = request("GET", url)
+        assert len(match_guards(policy, asked.host, asked.target)) == count
+
+
+def test_a_rule_whose_sample_falls_to_a_narrower_host_is_told() -> None:
+    rules = "rules:\n" + rule("broad", "['*.example']", "/other") + rule("own", "['{t}.example']", "/x")
+    assert "broad: can never be reached: others judge all its paths" in findings(rules)
+    covered = rule("narrow", "[a.example]", "/x", "methods: [GET], allow: anyone") + rule(
+        "broad", "[a.example]", "/**", "methods: [GET], allow: anyone"
+    )
+    assert findings("rules:\n" + covered) == []
