@@ -2,7 +2,7 @@
 
 Keycloak's distribution archive is not on Maven Central, but its jars are: `build` puts the
 server together from them (see pom.xml) once per machine, and `Keycloak` runs it with the
-realms in this directory, an in-memory database and a free port.
+realms in this folder, an in-memory database and a free port.
 
 Nothing here is safe for anything but a test: every secret is in the realm files.
 """
