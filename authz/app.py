@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from authz.clients.authenticate import Authenticator, EvidenceCache, ProviderStatus
 from authz.config import Configuration, load
+from authz.config.settings import LogDecisions
 from authz.gate import Gate, Snapshot
 from authz.model import ConfigError, ConfigProblem
 from authz.observe import Observer
@@ -56,6 +57,7 @@ class App:
         self._observer = observer
         self._clock = SystemClock()
         self._configuration = load(path, environ=environ)
+        observer.denies_only = self._configuration.server.log_decisions is LogDecisions.DENIES
         self._cache = EvidenceCache(
             max_bytes=self._configuration.server.evidence_cache_bytes, clock=self._clock.monotonic_s
         )
@@ -94,11 +96,13 @@ class App:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        ready = False
         try:
             await self.start()
+            ready = True
             await stop.wait()
         finally:
-            await self.stop()
+            await self.stop(at_once=not ready)
             for number in handlers:
                 loop.remove_signal_handler(number)
 

@@ -49,8 +49,7 @@ def serve(file: Path) -> None:
     configure_logging(stream=sys.stderr, colour=None)
     observer = Observer(stream=sys.stdout)
     try:
-        app = App(file, environ=os.environ, observer=observer)
-        asyncio.run(app.run())
+        asyncio.run(_serve(file, observer))
     except ConfigError as error:
         _refuse(error)
 
@@ -145,6 +144,10 @@ def demo(*, once: bool) -> None:
     from authz.demo.run import run_demo  # noqa: PLC0415 - only the demo needs Envoy and the demo's provider
 
     sys.exit(run_demo(once=once, console=Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)))
+
+
+async def _serve(file: Path, observer: Observer) -> None:
+    await App(file, environ=os.environ, observer=observer).run()
 
 
 def _load(file: Path) -> Configuration:

@@ -101,11 +101,11 @@ def configure_logging(*, stream: TextIO, colour: bool | None = None) -> None:
 class Observer:
     """Tells of checks, providers and reloads; holds the figures of one service in a registry of its own."""
 
-    def __init__(self, *, stream: TextIO, sink: Callable[[str], None] | None = None, denies_only: bool = False) -> None:
+    def __init__(self, *, stream: TextIO, sink: Callable[[str], None] | None = None) -> None:
         """Write decision lines to ``stream``, and to ``sink`` besides (the demo's live view)."""
         self._stream = stream
         self._sink = sink
-        self._denies_only = denies_only
+        self.denies_only = False
         self._pretty = stream.isatty()
         self._log = structlog.get_logger("authz")
         self.registry = CollectorRegistry()
@@ -159,7 +159,7 @@ class Observer:
             count = self._bound[key] = self._decisions.labels(*key).inc
         count()
         self._times[word].observe(timing.total_us / 1_000_000)
-        if self._denies_only and word == "allow":
+        if self.denies_only and word == "allow":
             return
         facts: dict[str, object] = {"time": round(time.time(), 6), "decision": word, "status": status}
         facts["rule"] = decision.rule

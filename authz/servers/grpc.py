@@ -21,6 +21,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from authz.config.settings import Listener, ServerSettings, TlsSettings
+from authz.core.answers import Refusal, render_deny
 from authz.gate import Gate
 from authz.model import ConfigError, ConfigProblem, Decision, Reason, Rejected
 from authz.observe import Observer
@@ -37,6 +38,8 @@ MARGIN_SHARE: Final = 0.10
 """We answer this much before the caller gives up: an answer that comes too late is a fail-open for some callers."""
 
 IDLE_BEFORE_STOP_S: Final = 1.0
+
+_INTERNAL: Final[bytes] = render_check(render_deny(Refusal(reason=Reason.INTERNAL))).SerializeToString()
 
 
 class CheckHandler:
@@ -58,8 +61,9 @@ class CheckHandler:
             return render_check(decision).SerializeToString()
         except Exception:  # noqa: BLE001 - the one place where all that is left becomes a Deny
             # The transport's last line, the only one of its kind: our own bug must not become an RPC error.
+            # Nothing that may have failed is asked again.
             self._observer.internal_error()
-            return render_check(self._gate.refuse(Reason.INTERNAL, received_ns=received_ns)).SerializeToString()
+            return _INTERNAL
         finally:
             self.in_flight -= 1
 
@@ -89,7 +93,7 @@ class GrpcServer:
         self._settings = settings
         self._handler = CheckHandler(gate, settings, observer)
         self._health = HealthServicer()
-        self._server = grpc.aio.server(options=_options(settings))
+        self._server: grpc.aio.Server | None = None
         self.ports: tuple[int, ...] = ()
 
     async def start(self) -> None:
@@ -99,14 +103,16 @@ class GrpcServer:
             ConfigError: for an address that cannot be bound and certificates that cannot be read.
 
         """
+        # Made here: it belongs to the event loop that is running.
+        self._server = server = grpc.aio.server(options=_options(self._settings))
         method = grpc.unary_unary_rpc_method_handler(self._handler.check)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": method}),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": method}),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection(names, server)
         await self.set_serving(serving=False)
-        self.ports = tuple(self._bind(listener) for listener in self._settings.grpc)
-        await self._server.start()
+        self.ports = tuple(_bind(server, listener) for listener in self._settings.grpc)
+        await server.start()
 
     async def set_serving(self, *, serving: bool) -> None:
         """Tell health checkers, for the whole server and for the service by name."""
@@ -127,24 +133,26 @@ class GrpcServer:
             if self._handler.in_flight == 0 and quiet_s >= min(IDLE_BEFORE_STOP_S, self._settings.drain_s):
                 break
             await asyncio.sleep(0.05)
-        await self._server.stop(grace=0 if at_once else max(1.0, self._settings.deadline_ms / 1_000))
+        if self._server is not None:
+            await self._server.stop(grace=0 if at_once else max(1.0, self._settings.deadline_ms / 1_000))
 
-    def _bind(self, listener: Listener) -> int:
-        path = listener.address.removeprefix("unix:") if listener.address.startswith("unix:") else None
-        if path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                Path(path).unlink()
-        try:
-            if listener.tls is None:
-                port = self._server.add_insecure_port(listener.address)
-            else:
-                port = self._server.add_secure_port(listener.address, _credentials(listener.tls))
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            message = f"cannot listen on `{listener.address}`: is it in use, or not this machine's?"
-            raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
-        return port
+
+def _bind(server: grpc.aio.Server, listener: Listener) -> int:
+    path = listener.address.removeprefix("unix:") if listener.address.startswith("unix:") else None
+    if path is not None:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+    try:
+        if listener.tls is None:
+            port = server.add_insecure_port(listener.address)
+        else:
+            port = server.add_secure_port(listener.address, _credentials(listener.tls))
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        message = f"cannot listen on `{listener.address}`: is it in use, or not this machine's?"
+        raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
+    return port
 
 
 def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:

@@ -1,0 +1,41 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from authz.model import REASONS, Reason
+from authz.reasons import REASON_TEXT
+
+ROOT = Path(__file__).parent.parent
+TESTS = "\n".join(path.read_text() for path in ROOT.glob("tests/**/*.py") if path.name != "test_docs.py")
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_is_explained_has_an_answer_and_is_produced_by_a_test(reason: Reason) -> None:
+    assert REASON_TEXT[reason].meaning
+    assert REASON_TEXT[reason].remedy
+    assert reason in REASONS
+    assert re.search(rf"Reason\.{reason.name}\b", TESTS) or f'"{reason.value}"' in TESTS
+    assert f"`{reason.value}`" in (ROOT / "docs/reasons.md").read_text()
+
+
+def test_generated_documents_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/docs.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/*.md")), ids=lambda its: its.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    if ".venv" in path.parts or "node_modules" in path.parts:
+        return
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (path.parent / target).exists(), target
