@@ -39,7 +39,7 @@ _PIPE_WIDTH = 140
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="authz")
 def main() -> None:
-    """External authorization for Envoy, Istio and nginx: deny by default, and say why."""
+    """External authorization for Envoy and Istio: deny by default, and say why."""
 
 
 @main.command()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from authz.cli import main
+from authz.config import load
 from authz.model import REASONS, Reason
 from authz.reasons import REASON_TEXT
 
@@ -39,3 +41,28 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (path.parent / target).exists(), target
+
+
+def test_the_quick_start_is_the_example() -> None:
+    block = re.search(r"cat > rules\.yaml <<'EOF'\n(.*?)EOF\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    assert block[1] == (ROOT / "examples/quickstart.yaml").read_text()
+    assert len(block[1].splitlines()) <= 10
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda its: its.name)
+def test_every_example_loads(path: Path) -> None:
+    assert load(path, environ={"ORDERS_API_SECRET": "x"}).policy.rules
+
+
+def test_the_table_of_standards_names_what_exists() -> None:
+    names = re.findall(r"`((?:authz|tests)/[^`]+\.py)`", (ROOT / "docs/standards.md").read_text())
+    assert len(names) > 40
+    for name in names:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in main.commands:
+        assert f"`authz {name}" in text
