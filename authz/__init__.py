@@ -1,3 +1,3 @@
-"""An external authorization service for Envoy, Istio and nginx."""
+"""An external authorization service for Envoy and Istio."""
 
 __version__ = "0.1.0"

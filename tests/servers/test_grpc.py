@@ -170,6 +170,22 @@ async def test_health_follows_the_service(tmp_path: Path) -> None:
         await drained
 
 
+async def test_checks_under_way_finish_while_draining(tmp_path: Path) -> None:
+    async with fake_provider() as idp:
+        idp.answers["/introspect"] = json_answer({"active": False})
+        idp.delay_s = 0.5
+        rules = PROVIDED.format(url=idp.url)
+        async with running(tmp_path, rules, environ={"S": "s"}) as service:
+            async with grpc.aio.insecure_channel(service.address) as channel:
+                under_way = asyncio.create_task(ask(channel, check_request(authorization="Bearer t")))
+                await asyncio.sleep(0.1)
+                drained = asyncio.create_task(service.app.grpc.drain())
+                assert (await under_way).status.message == "token_inactive"
+                await drained
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await ask(channel, timeout_s=1)
+
+
 async def test_a_connection_grows_old_without_a_lost_check(tmp_path: Path) -> None:
     server = "max_connection_age_s: 1\n  max_connection_age_grace_s: 5"
     async with running(tmp_path, server=server) as service, grpc.aio.insecure_channel(service.address) as channel:
