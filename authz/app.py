@@ -65,6 +65,7 @@ class App:
         self._generation = 0
         self._last_error = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
         self.gate = Gate(None, clock=self._clock, recorder=observer)
         self.grpc = GrpcServer(self.gate, self._configuration.server, observer)
         self.http: HttpServer | None = None
@@ -108,16 +109,16 @@ class App:
 
     async def reload(self) -> None:
         """Read the files again; put them in force only if all of it is good."""
-        try:
-            configuration = load(self._path, environ=self._environ)
-            if configuration.server != self._configuration.server:
-                message = "`server` has changed: restart to put that in force, or undo it; nothing else was reloaded"
-                raise ConfigError(ConfigProblem(message=message, file=str(self._path), path="server"))  # noqa: TRY301 - one way out for both
-        except ConfigError as error:
-            self._last_error = str(error)
-            self._observer.reload_event(ok=False, generation=self._generation, detail=str(error))
-            return
-        await self._put_in_force(configuration)
+        async with self._reloading:  # one at a time: a signal and a changed file often come together
+            try:
+                # Ten thousand rules take seconds to compile: checks go on meanwhile.
+                configuration = await asyncio.to_thread(load, self._path, environ=self._environ)
+                self._check_server(configuration)
+            except ConfigError as error:
+                self._last_error = str(error)
+                self._observer.reload_event(ok=False, generation=self._generation, detail=str(error))
+                return
+            await self._put_in_force(configuration)
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Drain, or close the doors at once; then close everything."""
@@ -140,6 +141,11 @@ class App:
             last_reload_error=self._last_error,
             providers=tuple(self._statuses()),
         )
+
+    def _check_server(self, configuration: Configuration) -> None:
+        if configuration.server != self._configuration.server:
+            message = "`server` has changed: restart to put that in force, or undo it; nothing else was reloaded"
+            raise ConfigError(ConfigProblem(message=message, file=str(self._path), path="server"))
 
     async def _put_in_force(self, configuration: Configuration) -> None:
         new: dict[str, Authenticator] = {}

@@ -179,3 +179,19 @@ async def test_lines_for_denies_only(tmp_path: Path) -> None:
         async with grpc.aio.insecure_channel(service.address) as channel:
             await ask(channel, check_request("/x", "other.example"))
         assert [line["reason"] for line in service.lines] == ["no_rule"]
+
+
+async def test_checks_go_on_while_a_large_file_is_compiled(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        rules = "".join(
+            f"  - {{name: r{n}, hosts: [h.example], paths: [/p{n}], allow: anyone}}\n" for n in range(3_000)
+        )
+        written(service, RULES + rules)
+        answered = 0
+        reloads = [asyncio.create_task(service.app.reload()) for _ in range(2)]
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            while not all(its.done() for its in reloads):
+                assert (await ask(channel)).status.code == 0
+                answered += 1
+        assert answered > 5, "a reload that blocks lets one check pass each time"
+        assert service.app.view().generation >= 2
