@@ -99,7 +99,8 @@ def parse_identity_name(text: str) -> str:
 
     """
     name = parse_header_name(text)
-    if fold_name(name) in FORBIDDEN or name.startswith("x-envoy-"):
+    folded = fold_name(name)
+    if folded in FORBIDDEN or folded.startswith("x-envoy-"):
         raise ValueError(f"`{text}` steers proxies or carries credentials: choose a name of your own, such as `x-user`")
     return name
 

@@ -10,7 +10,7 @@ from authz.config import load_text
 from authz.core.authorize import Proof, authorize
 from authz.core.path import check_accepted, parse_host, parse_target
 from authz.core.policy import Access, Policy, match_rule
-from authz.model import Allow, Credential, CredentialPlace, Decision, PlaceKind, Principal, Request, Role
+from authz.model import Allow, Credential, CredentialPlace, Decision, HeaderAction, PlaceKind, Principal, Request, Role
 
 HEAD = """
 version: 1
@@ -77,4 +77,5 @@ def judged_by(policy: Policy, method: str, url: str) -> str:
 def upstream(decision: Decision) -> dict[str, str | None]:
     """Return what an allow does to the upstream's headers: a value, or None for a removal."""
     assert isinstance(decision, Allow), decision
-    return {edit.name: edit.value if edit.action == "set" else None for edit in decision.upstream}
+    assert {edit.action for edit in decision.upstream} <= {HeaderAction.SET, HeaderAction.REMOVE}
+    return {edit.name: edit.value if edit.action is HeaderAction.SET else None for edit in decision.upstream}

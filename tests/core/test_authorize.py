@@ -48,6 +48,13 @@ def why(decision: Decision) -> Reason | None:
         ("{groups: 'staff/**'}", {"groups": frozenset({"staffing"})}, Reason.GROUP_MISSING),
         ("{groups: {all: [a, 'b/**']}}", {"groups": frozenset({"a"})}, Reason.GROUP_MISSING),
         ("{groups: {all: [a, 'b/**']}}", {"groups": frozenset({"a", "b/c"})}, None),
+        ("{groups: {any: [a, b]}}", {"groups": frozenset({"b"})}, None),
+        ("{scopes: {any: [a, read]}}", {"scopes": frozenset({"read"})}, None),
+        ("{scopes: {all: [read, write]}}", {"scopes": frozenset({"read", "write"})}, None),
+        ("{claims: {a: {any: [x, y]}}}", {"claims": {"a": ["y"]}}, None),
+        ("{claims: {a.b.c: x}}", {"claims": {"a": {"b": "c"}}}, Reason.CLAIM_MISMATCH),
+        ('{when: \'request.method == "GET" && request.host == "blue.example"\'}', {}, None),
+        ('{when: \'source.address == "192.0.2.1" && principal.provider == "shop"\'}', {}, None),
         ("{scopes: read}", {"scopes": frozenset({"read", "write"})}, None),
         ("{scopes: Read}", {"scopes": frozenset({"read"})}, Reason.SCOPE_MISSING),
         ("{scopes: {all: [read, write]}}", {"scopes": frozenset({"read"})}, Reason.SCOPE_MISSING),
@@ -117,6 +124,60 @@ def test_no_rule_shadows_a_guard(url: str, roles: set[str] | None, reason: Reaso
     assert why(decision) is reason
     if isinstance(decision, Deny):
         assert decision.guard == "admin"
+
+
+GUARD = """
+guards: [{name: g, hosts: ["{t}.example"], paths: ["/{area}/**"], require: REQUIRE}]
+rules: [{name: all, hosts: everywhere, paths: ["/**"], allow: optional, tokens_from: shop}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("require", "known", "reason"),
+    [
+        ('{when: \'host.t == "a" && path.area == "x"\'}', False, None),
+        ("{when: 'host.t == path.area'}", False, Reason.CONDITION_FALSE),
+        ("{when: 'request.method == \"GET\"'}", False, None),
+        ("{when: 'source.address == \"192.0.2.1\"'}", False, None),
+        ("{when: 'principal.subject == \"alice\"'}", True, None),
+        ("{when: 'principal.subject == \"alice\"'}", False, Reason.CONDITION_ERROR),
+        ("{networks: 192.0.2.0/24}", False, None),
+        ("{networks: 198.51.100.0/24}", True, Reason.NETWORK_REFUSED),
+        ("{groups: a}", False, Reason.GROUP_MISSING),
+        ("{scopes: a}", False, Reason.SCOPE_MISSING),
+        ("{claims: {a: b}}", False, Reason.CLAIM_MISMATCH),
+        ("{client_ids: web}", False, Reason.CLIENT_NOT_LISTED),
+        ("{client_ids: web}", True, None),
+    ],
+)
+def test_a_guard_is_judged_on_all_that_is_known(require: str, *, known: bool, reason: Reason | None) -> None:
+    decision = decide(
+        policy_of(GUARD.replace("REQUIRE", require)), request("GET", "a.example/x/y"), principal() if known else None
+    )
+    assert why(decision) is reason
+    assert (decision.principal is not None) is known
+    if isinstance(decision, Deny):
+        assert (decision.guard, decision.rule) == ("g", "all")
+        assert decision.detail
+
+
+def test_a_refusal_by_the_rule_names_no_guard_and_no_scope() -> None:
+    rules = GUARD.replace("REQUIRE", "{scopes: one}").replace(
+        "allow: optional, tokens_from: shop", "tokens_from: shop, require: {roles: x, scopes: two}"
+    )
+    cors = 'cors: [{hosts: [a.example], origins: ["https://app.example"], methods: [GET]}]\n'
+    policy = policy_of(rules + cors)
+    who = principal(scopes=frozenset({"one", "two"}))
+    denied = decide(policy, request("GET", "a.example/x/y", origin="https://app.example"), who)
+    assert isinstance(denied, Deny)
+    assert (denied.reason, denied.guard, denied.principal) == (Reason.ROLE_MISSING, "", who)
+    headers = {edit.name: edit.value for edit in denied.headers}
+    assert headers["access-control-allow-origin"] == "https://app.example"
+    assert "www-authenticate" not in headers
+    lacking = decide(policy, request("GET", "a.example/x/y"), replace(who, scopes=frozenset({"one"})))
+    assert isinstance(lacking, Deny)
+    challenge = {edit.name: edit.value for edit in lacking.headers}["www-authenticate"]
+    assert challenge.endswith('error="insufficient_scope", scope="two"')
 
 
 def test_values_are_ours_and_safe() -> None:
@@ -341,6 +402,7 @@ def test_a_preflight_is_answered() -> None:
     assert isinstance(decision, Deny)
     assert (decision.reason, decision.status, decision.rule) == (Reason.PREFLIGHT, 204, "get")
     found = {edit.name: edit.value for edit in decision.headers}
+    assert {edit.action for edit in decision.headers if edit.name != "vary"} == {HeaderAction.SET}
     assert found == {
         "access-control-allow-origin": "https://app.example",
         "access-control-allow-credentials": "true",
@@ -384,6 +446,12 @@ def test_a_preflight_that_passes_carries_nothing_of_ours() -> None:
     answered = decide_preflight(plain, cors, asked, "GET")
     assert isinstance(answered, Deny)
     assert "access-control-allow-headers" not in {edit.name for edit in answered.headers}
+    assert isinstance(decision, Allow)
+    assert (decision.rule, {edit.action for edit in decision.upstream}) == ("get", {HeaderAction.REMOVE})
+    inside = request("OPTIONS", "a.example/in/x", source="10.0.0.1", origin="https://app.example")
+    cors = policy_of(CORS).cors.match_first("a.example")
+    assert cors is not None
+    assert why(decide_preflight(policy_of(CORS), cors, inside, "GET")) is Reason.PREFLIGHT
     assert preflight("b.example/x", origin="") is not Reason.ORIGIN_REFUSED
 
 

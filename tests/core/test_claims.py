@@ -211,6 +211,9 @@ def test_a_principal_is_read_from_the_providers_places() -> None:
     assert principal.scopes == {"a", "b"}
     assert (principal.email, principal.subject, principal.client_id) == ("a@example.com", "alice", "web")
     assert principal.expires_at_s == NOW + 60
+    assert (principal.provider, principal.issuer, principal.claims) == ("shop", ISSUER, claims)
+    assert read_principal(SHOP, without("azp")).client_id is None
+    assert read_principal(SHOP, GOOD | {"scope": "a\tb"}).scopes == {"a\tb"}
     assert read_principal(SHOP, without("exp")).expires_at_s == math.inf
     bare = read_principal(replace(SHOP, places=ClaimPlaces()), GOOD | {"roles": "a b", "scp": ["c"]})
     assert bare.roles == {Role("a"), Role("b")}

@@ -86,6 +86,9 @@ def test_bearer(value: str, expected: str | Reason) -> None:
         (request(x_token="a" * (MAX_TOKEN_BYTES + 1)), Reason.CREDENTIAL_TOO_LARGE),
         (request(cookie="a=1; session=abc; b=2"), "abc"),
         (request(cookie="a=1;session=abc"), "abc"),
+        (request(cookie="session=abc=="), "abc=="),
+        (request(cookie="\ta=1;\tsession=abc\t"), "abc"),
+        (request(cookie="a=1;\u00a0session=abc"), Reason.CREDENTIAL_MALFORMED),
         (request(cookie="a=1; other=abc"), None),
         (request(cookie="session=abc; session=def"), Reason.CREDENTIAL_TWICE),
         (request(cookie="session=abc; Session=def"), Reason.CREDENTIAL_MALFORMED),
@@ -117,6 +120,18 @@ def test_one_credential_or_none(asked: Request, expected: str | Reason | None) -
     assert found(asked) == expected
 
 
+def test_a_credential_says_where_it_stood() -> None:
+    for asked, place in (
+        (request(authorization="Bearer abc"), AUTHORIZATION),
+        (request(x_token="abc"), HEADER),
+        (request(cookie="session=abc"), COOKIE),
+        (request("/?token=abc"), QUERY),
+    ):
+        credential = match_credential(asked, EVERY)
+        assert credential is not None
+        assert credential.place == place
+
+
 def test_places_that_the_rule_does_not_name_are_not_looked_at() -> None:
     asked = request("/?token=abc&token=def", authorization="Bearer abc", x_token="def", cookie="session=ghi")
     assert found(asked, AUTHORIZATION) == "abc"
@@ -134,6 +149,8 @@ def test_places_that_the_rule_does_not_name_are_not_looked_at() -> None:
         ('"session"=x; a=1', "a=1"),
         ("%73ession=x; a=1", "a=1"),
         ("a=1, session=x; b=2", "a=1; b=2"),
+        ("a=1,c=2, session=x", "a=1,c=2"),
+        ("session=x; XX=1", "XX=1"),
         ("session; a=1", "a=1"),
         ("mysession=1", "mysession=1"),
         ("a=%41", "a=%41"),

@@ -1,0 +1,98 @@
+"""Header names, values and templates: what is safe to send, and whose names they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from authz.core.headers import (
+    MAX_NAME_CHARS,
+    fold_name,
+    parse_header_name,
+    parse_header_value,
+    parse_identity_name,
+    parse_template,
+    plan_identity,
+    render_identity,
+    render_template,
+)
+from authz.model import HeaderAction, Role
+from tests.core.build import principal
+
+
+@pytest.mark.parametrize("name", ["x", "X-User", "a_b.c~1", "a" * MAX_NAME_CHARS])
+def test_names(name: str) -> None:
+    assert parse_header_name(name) == name.lower()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "\u00e4", "a\n", ":path", "a" * (MAX_NAME_CHARS + 1)])
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a header name"):
+        parse_header_name(name)
+
+
+@pytest.mark.parametrize("value", ["", "a", "a b", "a\\b%,;="])
+def test_values(value: str) -> None:
+    assert parse_header_value(value) == value
+
+
+@pytest.mark.parametrize("value", [" a", "a ", "a\tb", "a\r\nb", "a\0", "\x7f", "\u00e4", "\u00a0a", "a\u2028b"])
+def test_what_is_no_safe_value(value: str) -> None:
+    with pytest.raises(ValueError, match="not safe as a header value"):
+        parse_header_value(value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Host", "authorization", "X_Forwarded_For", "x.request.id", "x-envoy-internal", "X-Envoy-", "Cookie", "via"],
+)
+def test_names_that_steer_proxies_are_not_ours_to_set(name: str) -> None:
+    with pytest.raises(ValueError, match="steers proxies"):
+        parse_identity_name(name)
+    assert parse_identity_name("x-envoi") == "x-envoi"
+
+
+def test_names_that_careless_readers_take_for_one() -> None:
+    assert fold_name("X_User.Id") == fold_name("x-user-id") == "x-user-id"
+    assert fold_name("xuser") != fold_name("x-user")
+
+
+def test_templates() -> None:
+    template = parse_template('{{{sub}}}-{claims.a.b}{claims.["c.d"]}')
+    assert template.text == '{{{sub}}}-{claims.a.b}{claims.["c.d"]}'
+    assert template.parts == ("{", ("sub",), "}", "-", ("claims", "a", "b"), ("claims", "c.d"))
+    assert template.slots == {"sub", "claims"}
+    assert parse_template("fixed").parts == ("fixed",)
+    for text in ('{claims.["a}', '{claims.a"]}', "{subject}", "{other.sub}"):
+        parsed = parse_template(text) if text.startswith("{claims") else None
+        if parsed is not None:
+            assert parsed.slots == {"claims"}
+            continue
+        with pytest.raises(ValueError, match=r"is no value: write one of `\{sub\}`"):
+            parse_template(text)
+
+
+def test_roles_cannot_be_mistaken_for_others() -> None:
+    roles = frozenset({Role("\u00e4:b"), Role("b", "a%3A"), Role("x y"), Role("\ud800")})
+    value = render_template(parse_template("{roles}"), principal(roles=roles))
+    assert value == "a%253A:b,x y,%C3%A4%3Ab,?"
+
+
+def test_every_edit_sets_or_removes() -> None:
+    plan = plan_identity({"x-user": parse_template("{sub}"), "x-mail-box": parse_template("{email}")})
+    seen = ["x_mail-box", "x.user", "other_name", "x-user", "x-mail.box"]
+    edits = [(edit.action, edit.name, edit.value) for edit in render_identity(plan, principal(), seen)]
+    assert (
+        edits
+        == [
+            (HeaderAction.SET, "x-user", "alice"),
+            (HeaderAction.REMOVE, "x-mail-box", ""),
+            *((HeaderAction.REMOVE, name, "") for name in ("x.mail.box", "x.user", "x_mail_box", "x_user")),
+            (HeaderAction.REMOVE, "x_mail-box", ""),
+            (HeaderAction.REMOVE, "x-mail.box", ""),
+            (HeaderAction.REMOVE, "x_mail-box", ""),
+        ][: len(edits)]
+    )
+    assert {name for _, name, _ in edits} >= {"x_mail-box", "x-mail.box"}
+    assert [name for _, name, _ in edits].count("other_name") == 0
+    nobody = render_identity(plan, None, [])
+    assert {edit.action for edit in nobody} == {HeaderAction.REMOVE}
