@@ -102,6 +102,7 @@ def _http_manager(timeout_ms: int, *, failure_mode_allow: bool) -> dict[str, Any
             "merge_slashes": False,
             "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
             "use_remote_address": True,
+            "access_log": [_access_log()],
             "upgrade_configs": [{"upgrade_type": "websocket"}],
             "route_config": {
                 "name": "all",
@@ -122,6 +123,28 @@ def _http_manager(timeout_ms: int, *, failure_mode_allow: bool) -> dict[str, Any
             ],
         },
     }
+
+
+def _access_log() -> dict[str, Any]:
+    """Return a log that tells of each request what authz decided: its dynamic metadata."""
+    facts = {name: f"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:{name})%" for name in _FACTS}
+    line = {
+        "time": "%START_TIME%",
+        "id": "%REQ(X-REQUEST-ID)%",
+        "method": "%REQ(:METHOD)%",
+        "host": "%REQ(:AUTHORITY)%",
+        "status": "%RESPONSE_CODE%",
+    }
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {"json_format": line | facts},
+        },
+    }
+
+
+_FACTS: Final = ("decision", "rule", "guard", "reason", "subject", "issuer", "client")
 
 
 def _cluster(name: str, address: str, *, http2: bool = False) -> dict[str, Any]:

@@ -146,21 +146,24 @@ def check_accepted(target: Target, accept: frozenset[Ambiguity]) -> None:
 
 
 def other_readings(target: Target) -> tuple[tuple[str, ...], ...]:
-    """Return the segments that an upstream may see which resolves what we keep as data; empty for a plain target.
+    """Return the segments that an upstream may see that resolves what we keep as data; empty for a plain target.
 
     Guards are judged on every reading, so that accepting an ambiguity on one rule cannot lead around a guard.
     """
-    if not target.ambiguities:
+    marked = any("?" in segment or "#" in segment for segment in target.segments)
+    if not target.ambiguities and not marked:
         return ()
     readings: list[tuple[str, ...]] = []
     for cut_parameters in (False, True):
         for keep_empty in (False, True):
             for decodings in (0, _MAX_NESTED_DECODINGS):
                 text = "/".join(_decode_again(segment, decodings) for segment in target.segments)
-                pieces = [piece.partition(";")[0] if cut_parameters else piece for piece in text.split("/")]
-                reading = tuple(piece for piece in pieces if piece or keep_empty)
-                if reading != target.segments and reading not in readings:
-                    readings.append(reading)
+                # An encoded `?` or `#` ends the path for those who decode before they split.
+                for whole in (text, text.partition("?")[0].partition("#")[0]):
+                    pieces = [piece.partition(";")[0] if cut_parameters else piece for piece in whole.split("/")]
+                    reading = tuple(piece for piece in pieces if piece or keep_empty)
+                    if reading != target.segments and reading not in readings:
+                        readings.append(reading)
     return tuple(readings)
 
 

@@ -81,18 +81,12 @@ def test_every_edit_sets_or_removes() -> None:
     plan = plan_identity({"x-user": parse_template("{sub}"), "x-mail-box": parse_template("{email}")})
     seen = ["x_mail-box", "x.user", "other_name", "x-user", "x-mail.box"]
     edits = [(edit.action, edit.name, edit.value) for edit in render_identity(plan, principal(), seen)]
-    assert (
-        edits
-        == [
-            (HeaderAction.SET, "x-user", "alice"),
-            (HeaderAction.REMOVE, "x-mail-box", ""),
-            *((HeaderAction.REMOVE, name, "") for name in ("x.mail.box", "x.user", "x_mail_box", "x_user")),
-            (HeaderAction.REMOVE, "x_mail-box", ""),
-            (HeaderAction.REMOVE, "x-mail.box", ""),
-            (HeaderAction.REMOVE, "x_mail-box", ""),
-        ][: len(edits)]
-    )
-    assert {name for _, name, _ in edits} >= {"x_mail-box", "x-mail.box"}
-    assert [name for _, name, _ in edits].count("other_name") == 0
+    assert edits == [
+        (HeaderAction.SET, "x-user", "alice"),
+        (HeaderAction.REMOVE, "x-mail-box", ""),
+        *((HeaderAction.REMOVE, name, "") for name in ("x.mail.box", "x.user", "x_mail_box", "x_user")),
+        (HeaderAction.REMOVE, "x_mail-box", ""),
+        (HeaderAction.REMOVE, "x-mail.box", ""),
+    ]
     nobody = render_identity(plan, None, [])
     assert {edit.action for edit in nobody} == {HeaderAction.REMOVE}

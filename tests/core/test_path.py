@@ -203,6 +203,8 @@ def test_what_a_rule_may_accept_by_name(
         ("/a%252fb", {("a", "b")}),
         ("/a;x%2fadmin", {("a", "admin"), ("a;x", "admin")}),
         ("/x%2541", {("xA",)}),
+        ("/admin%3fx/y", {("admin",)}),
+        ("/admin%23x", {("admin",)}),
     ],
 )
 def test_guards_see_what_an_upstream_may_make_of_it(raw: str, readings: set[tuple[str, ...]]) -> None:

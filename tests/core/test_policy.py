@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import posixpath
+import re
+from collections.abc import Callable
+from urllib.parse import unquote
 
-from authz.core.path import parse_target
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.core.path import check_accepted, parse_host, parse_target
 from authz.core.policy import match_guards, match_rule
 from authz.core.tables import find_surprises
 from authz.model import ConfigError, Reason, Rejected
@@ -156,6 +163,7 @@ guards:
         ("a.example//admin/x", {"admin", "tenant", "all"}),
         ("a.example/admin%2fx", {"admin", "tenant", "all"}),
         ("a.example/admin;x", {"admin", "tenant", "all"}),
+        ("a.example/admin%3fx", {"admin", "tenant", "all"}),
         ("a.example/%2561dmin", {"admin", "tenant", "all"}),
     ],
 )
@@ -283,3 +291,56 @@ def test_a_rule_whose_sample_falls_to_a_narrower_host_is_told() -> None:
         "broad", "[a.example]", "/**", "methods: [GET], allow: anyone"
     )
     assert findings("rules:\n" + covered) == []
+
+
+PUBLIC = policy_of("rules:\n" + rule("public", "[a.example]", "/public/**"))
+READERS: tuple[Callable[[str], str], ...] = (
+    lambda path: path,
+    unquote,
+    lambda path: unquote(unquote(path)),
+    lambda path: re.sub(r";[^/]*", "", path),
+    lambda path: re.sub(r";[^/]*", "", unquote(path)),
+    lambda path: unquote(path).replace("\\", "/"),
+    lambda path: re.sub("/+", "/", unquote(path)),
+    lambda path: unquote(path).partition("\0")[0],
+    lambda path: unquote(path).partition("#")[0],
+    lambda path: unquote(path, encoding="latin-1"),
+)
+"""What upstreams are known to make of a path before they use it."""
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "/",
+            "//",
+            "public",
+            "admin",
+            ".",
+            "..",
+            "%2e",
+            "%2E",
+            "%252e",
+            "%2f",
+            "%252f",
+            "%5c",
+            "\\",
+            ";",
+            ";x",
+            "%3b",
+        ),
+        *("%00", "#", "?", "%23", "%3f", "..;", "%c0%ae", "%c0%af", "%ef%bc%8f", "%u002e", "%", "%25", " ", "%20", "a"),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=8))
+def test_what_is_allowed_as_public_is_public_to_every_reader(pieces: list[str]) -> None:
+    try:
+        target = parse_target("/public" + "".join(pieces), method="GET")
+        check_accepted(target, frozenset())
+        match_rule(PUBLIC, parse_host("a.example"), target, "GET")
+    except Rejected:
+        return
+    for read in READERS:
+        seen = posixpath.normpath(read(target.raw_path))
+        assert seen == "/public" or seen.startswith("/public/"), (target.raw_path, seen)

@@ -41,6 +41,7 @@ class Stack:
         self.ports: dict[str, int] = {}
         self.authz_port = 0
         self.http_port = 0
+        self.access_log = Path()
 
     @property
     def last(self) -> dict[str, Any]:
@@ -91,6 +92,7 @@ async def _serving(stack: Stack) -> Any:
         await idp.start()
         parts.push_async_callback(idp.stop)
         stack.provider.serve_at(idp.port)
+        stack.access_log = folder / "access.log"
         upstream = await asyncio.start_server(_upstream(parts), "127.0.0.1", 0)
         parts.push_async_callback(_close, upstream)
         hanging = await asyncio.start_server(_hang, "127.0.0.1", 0)
@@ -106,14 +108,14 @@ async def _serving(stack: Stack) -> Any:
         parts.push_async_callback(app.stop, at_once=True)
         await app.start()
         stack.authz_port, stack.http_port = app.grpc.ports[0], app.http.port if app.http is not None else 0
-        envoy = EnvoyProcess(_config(stack.authz_port, _port(upstream)), folder)
+        envoy = EnvoyProcess(_config(stack.authz_port, _port(upstream), stack.access_log), folder)
         parts.push_async_callback(envoy.stop)
         await envoy.start()
         stack.ports = dict(envoy.ports)
         yield
 
 
-def _config(authz_port: int, upstream_port: int) -> str:
+def _config(authz_port: int, upstream_port: int, access_log: Path) -> str:
     def bootstrap(port: int, *, failure_mode_allow: bool) -> dict[str, Any]:
         text = render_envoy_config(
             authz_address=f"127.0.0.1:{port}",
@@ -129,6 +131,10 @@ def _config(authz_port: int, upstream_port: int) -> str:
     dead_port = _dead_port()
     document = bootstrap(authz_port, failure_mode_allow=False)
     listeners = document["static_resources"]["listeners"]
+    manager = listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
+    kind = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+    manager["access_log"][0]["typed_config"] |= {"@type": kind, "path": str(access_log)}
+    manager["access_log_options"] = {"access_log_flush_interval": "0.1s"}
     for name, port, allow in (("open", authz_port, True), ("down", dead_port, False), ("down_open", dead_port, True)):
         other = bootstrap(port, failure_mode_allow=allow)["static_resources"]
         listener = json.loads(json.dumps(other["listeners"][0]))

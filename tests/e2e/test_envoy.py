@@ -270,6 +270,23 @@ def test_a_grpc_client_gets_a_status_and_not_a_page(stack: Stack) -> None:
     assert reason(stack) == "no_credential"
 
 
+def test_the_access_log_can_say_what_was_decided(stack: Stack, alice: str) -> None:
+    for token, facts in (
+        (alice, {"decision": "allow", "rule": "orders", "subject": "alice", "client": "demo-cli"}),
+        ("", {"decision": "deny", "rule": "orders", "reason": "no_credential"}),
+    ):
+        name = f"id-{time.monotonic_ns()}"
+        headers = {"host": HOST, "x-request-id": name} | ({"authorization": f"Bearer {token}"} if token else {})
+        httpx.get(f"http://127.0.0.1:{stack.ports['http']}/orders/7", headers=headers, trust_env=False)
+        until = time.monotonic() + 15
+        lines: list[dict[str, Any]] = []
+        while not lines and time.monotonic() < until:
+            time.sleep(0.1)
+            found = [json.loads(line) for line in stack.access_log.read_text().splitlines()]
+            lines = [line for line in found if line["id"] == name or facts.items() <= line.items()]
+        assert facts.items() <= lines[-1].items()
+
+
 def _upgrade(stack: Stack, path: str, token: str = "") -> tuple[bytes, socket.socket]:
     connection = socket.create_connection(("127.0.0.1", stack.ports["http"]), timeout=10)
     lines = [f"GET {path} HTTP/1.1", f"host: {HOST}", "connection: upgrade", "upgrade: websocket"]
