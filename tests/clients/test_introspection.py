@@ -18,7 +18,7 @@ from authz.clients.authenticate import token_digest
 from authz.clients.probe import probe
 from authz.model import ClientAuth, ProviderError, Reason, Rejected, Secret, TokenUse
 from tests.clients.conftest import ISSUER, SECRET, Make, refused
-from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, http, json_answer
+from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, http, json_answer, jwks
 
 TOKEN = "opaque-token-of-alice"
 
@@ -392,3 +392,25 @@ async def test_probing_tells_what_works_and_what_does_not(
     findings = await probe(fresh, None, clock=clock)
     assert "no list `keys`" in findings[0].text
     assert "behind ours" in findings[1].text
+
+
+async def test_a_provider_that_comes_and_goes(
+    make: Make, signer: Signer, claims: dict[str, Any], active: dict[str, Any], idp: FakeProvider, clock: FakeClock
+) -> None:
+    """Good tokens pass whenever an answer is at hand; nobody is refused for the provider's sake."""
+    shop = make(introspection={"breaker_failures": 2, "cache_s": 3.0})
+    await shop.start()
+    passed = 0
+    for n in range(24):
+        up = n % 3 == 0
+        idp.answers["/introspect"] = json_answer(active) if up else http(503)
+        idp.answers["/jwks"] = jwks(signer) if up else http(503)
+        assert (await shop.authenticate(signer.sign(claims))).principal.subject == "alice"
+        found = (await asyncio.gather(shop.authenticate(TOKEN), return_exceptions=True))[0]
+        if isinstance(found, ProviderError):
+            assert found.reason is Reason.PROVIDER_UNAVAILABLE
+        else:
+            assert not isinstance(found, BaseException)
+            passed += 1
+        clock.advance(2)
+    assert 8 <= passed < 24

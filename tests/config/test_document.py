@@ -1,0 +1,81 @@
+"""YAML as no two readers read it differently, and nothing but ConfigError for what is none."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.config.document import MAX_BYTES, MAX_DEPTH, parse_document
+from authz.curl import parse_curl
+from authz.model import ConfigError
+
+
+def value_of(text: str) -> Any:
+    return parse_document(text, file="f").value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: 1", {"a": 1}),
+        ("a: '1'", {"a": "1"}),
+        ("a: 0o17", {"a": 15}),
+        ("a: 0x1f", {"a": 31}),
+        ("a: 017", {"a": 17}),
+        ("a: 1.5e3", {"a": 1500.0}),
+        ("a: .5", {"a": 0.5}),
+        ("a: yes", {"a": "yes"}),
+        ("a: True", {"a": True}),
+        ("a: ~", {"a": None}),
+        ("a: ''", {"a": ""}),
+        ("a: 12:30:00", {"a": "12:30:00"}),
+        ("a: |\n  b\n  c\n", {"a": "b\nc\n"}),
+        ("- &x [1]\n- *x\n", [[1], [1]]),
+        ("1: a", {"1": "a"}),
+        ("", None),
+    ],
+)
+def test_values(text: str, value: object) -> None:
+    assert value_of(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: .inf", "is no number"),
+        ("a: .nan", "is no number"),
+        ("a: 1e999", "is no number"),
+        ("? [a]\n: b", "a key that is no text"),
+        ("a: *x", "has no anchor before it"),
+        ("a: !!str b", "write the value without a tag"),
+        ("a: \x01", "cannot be printed"),
+        ("[" * (MAX_DEPTH + 5), "nested more than"),
+        ("a: " + "x" * MAX_BYTES, "larger than"),
+        ("\ud800", "surrogate"),
+        ("a: b: c", "not valid yaml"),
+        ("\t- a", "not valid yaml"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        value_of(text)
+
+
+def test_lines_are_those_of_the_keys() -> None:
+    document = parse_document("a:\n  b:\n    - c\n    - d: 1\n", file="f")
+    assert document.line(("a", "b", 1, "d")) == 4
+    assert document.line(("a", "b", 0)) == 3
+    assert document.line(("a", "missing")) == 1
+    assert document.line(("nothing",)) == 1
+
+
+@given(st.text(max_size=60))
+def test_only_config_errors_escape(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        value_of(text)
+    with contextlib.suppress(ValueError):
+        parse_curl(text)
