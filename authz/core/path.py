@@ -221,7 +221,7 @@ def _check_harmless(segment: str) -> None:
         if "\\" in text:
             raise Rejected(Reason.PATH_BACKSLASH)
         for piece in text.split("/"):
-            if piece.partition(";")[0].strip(" ") in _DOTS:
+            if piece.partition(";")[0].strip() in _DOTS:
                 raise Rejected(Reason.PATH_DOT_SEGMENT)
     if _has_escape(deepest):
         raise Rejected(Reason.PATH_PERCENT)

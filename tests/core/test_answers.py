@@ -9,8 +9,8 @@ import pytest
 
 from authz.core.answers import Refusal, render_deny
 from authz.core.policy import Match, match_rule
-from authz.model import REASONS, Deny, Reason, Request
-from tests.core.build import policy_of, request, rule
+from authz.model import REASONS, Deny, HeaderAction, Reason, Request
+from tests.core.build import policy_of, principal, request, rule
 
 CHALLENGED = {reason for reason, outcome in REASONS.items() if outcome.status == 401 or outcome.error}
 
@@ -26,6 +26,8 @@ def test_every_reason_has_an_answer_that_denies(reason: Reason) -> None:
     assert deny.status == outcome.status
     assert deny.status in {204, 400, 401, 403, 500, 503}
     assert header(deny, "cache-control") == "no-store"
+    assert {edit.action for edit in deny.headers} == {HeaderAction.SET}
+    assert (deny.reason, deny.detail, deny.rule, deny.principal) == (reason, "for the operator", "", None)
     challenge = header(deny, "www-authenticate")
     assert (challenge is not None) is (reason in CHALLENGED)
     if challenge is not None:
@@ -100,6 +102,9 @@ def test_a_rule_words_its_own_answers() -> None:
     assert header(hidden, "content-type") == "text/plain; charset=utf-8"
     later = render_deny(Refusal(reason=Reason.DEADLINE, retry_after_s=7), request=asked, match=matched(asked))
     assert (later.status, header(later, "content-type"), header(later, "retry-after")) == (503, "text/html", "7")
+    who = principal()
+    known = render_deny(Refusal(reason=Reason.ROLE_MISSING), request=asked, match=matched(asked), principal=who)
+    assert (known.principal, known.rule) == (who, "one")
     plain = render_deny(Refusal(reason=Reason.PATH_PERCENT), request=asked, match=matched(asked))
     assert plain.status == 400
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import hashlib
 import json
 from typing import Any
 
@@ -420,3 +421,13 @@ def test_a_secret_that_is_no_text_is_refused_without_showing_it() -> None:
         key_set_from_secret(Secret("hunter2\udc80" * 8), ["HS256"])
     assert caught.value.__cause__ is None
     assert not isinstance(caught.value, UnicodeError)
+
+
+@pytest.mark.parametrize(("name", "size"), [("P-256", 32), ("P-384", 48), ("P-521", 66)])
+def test_thumbprints_of_curves_are_those_of_rfc_7638(name: str, size: int) -> None:
+    """Hashed are `crv`, `kty`, `x` and `y`, in this order and of full length."""
+    jwk = _ec_jwk(name)
+    assert len(parse_base64url(jwk["x"])) == size
+    hashed = f'{{"crv":"{name}","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
+    expected = render_base64url(hashlib.sha256(hashed.encode()).digest())
+    assert parse_key_set(json.dumps({"keys": [jwk]}).encode()).thumbprints == {expected}
