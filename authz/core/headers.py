@@ -26,6 +26,12 @@ MAX_NAME_CHARS: Final = 128
 
 _NAME: Final = re.compile(r"[a-z0-9!#$&'*+.^_`|~-]+")
 _SAFE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in ",%")
+_PLAIN: Final = re.compile(r"[!-$&-+\--~](?:[ -$&-+\--~]*[!-$&-+\--~])?")
+"""A text that needs no encoding, as nearly all do."""
+
+_PLAIN_NAME: Final = re.compile(r"[ -$&-+\--9;-~]*")
+"""The same for a role's name, in which `:` is encoded too."""
+
 _FOLD: Final = str.maketrans("_.", "--")
 _PART: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|([{}])")
 
@@ -215,6 +221,8 @@ def _render_scalar(found: object) -> str | None:
 
 
 def _encode(text: str) -> str | None:
+    if _PLAIN.fullmatch(text):
+        return text
     try:
         value = quote(text, safe=_SAFE, encoding="utf-8", errors="strict")
     except UnicodeEncodeError:
@@ -234,7 +242,10 @@ class _Encoded(str):
 
 def _encode_role(role: Role) -> str:
     """Return ``role`` or ``client:role``, with ``:`` inside a name encoded, so that no two roles read alike."""
-    name, client = (quote(part, safe=_SAFE.replace(":", ""), errors="replace") for part in (role.name, role.client))
+    name, client = (
+        part if _PLAIN_NAME.fullmatch(part) else quote(part, safe=_SAFE.replace(":", ""), errors="replace")
+        for part in (role.name, role.client)
+    )
     return _Encoded(f"{client}:{name}" if client else name)
 
 

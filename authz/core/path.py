@@ -15,6 +15,7 @@ Nothing is repaired: the upstream receives the target as it was sent.
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
@@ -32,6 +33,8 @@ MAX_HOST_CHARS: Final = 253
 """RFC 1035 §2.3.4, without the trailing dot."""
 
 MAX_PORT: Final = 65_535
+MAX_HOSTS_KEPT: Final = 1_024
+"""A service sees the same few hosts again and again; what others send only pushes each other out."""
 
 _TOKEN: Final = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
@@ -63,6 +66,7 @@ def parse_method(raw: str) -> str:
     return raw
 
 
+@lru_cache(maxsize=MAX_HOSTS_KEPT)
 def parse_host(raw: str) -> Host:
     """Read ``host[:port]``: lower case, one trailing dot dropped, IPv6 in brackets, U-labels turned into A-labels.
 

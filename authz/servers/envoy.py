@@ -7,6 +7,7 @@ Invariant ONE-CONSTRUCTOR: no other module builds a ``CheckResponse``; its ``sta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, assert_never
 
@@ -61,7 +62,7 @@ def parse_check(raw: bytes) -> Request:
         scheme=http.scheme,
         protocol=http.protocol,
         size=http.size,
-        source_address=_read_address(attributes.source),
+        source_address=_read_address(attributes.source.address.socket_address.address),
         source_principal=attributes.source.principal,
         context=dict(attributes.context_extensions),
     )
@@ -165,8 +166,8 @@ def _read_header_map(header_map: HeaderMap) -> tuple[dict[str, str], frozenset[s
     return seen, frozenset(repeated)
 
 
-def _read_address(peer: AttributeContext.Peer) -> IPv4Address | IPv6Address | None:
-    text = peer.address.socket_address.address
+@lru_cache(maxsize=1_024)
+def _read_address(text: str) -> IPv4Address | IPv6Address | None:
     if not text:
         return None
     try:

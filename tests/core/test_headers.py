@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authz.core.headers import (
     MAX_NAME_CHARS,
@@ -90,3 +94,23 @@ def test_every_edit_sets_or_removes() -> None:
     ]
     nobody = render_identity(plan, None, [])
     assert {edit.action for edit in nobody} == {HeaderAction.REMOVE}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
+def test_values_read_back_as_what_they_were(text: str) -> None:
+    """Whatever is encoded, and whatever is not: decoding gives the text, and no element can hold a separator."""
+    value = render_template(parse_template("{sub}"), principal(subject=text))
+    if value is None:
+        assert text == ""
+        return
+    assert unquote(value) == text
+    assert "," not in value
+    assert value.isascii()
+    assert value.isprintable()
+    assert value == value.strip(" ")
+    roles = render_template(parse_template("{roles}"), principal(roles=frozenset({Role(text, "c")})))
+    assert roles is not None
+    client, _, name = roles.partition(":")
+    assert (client, unquote(name)) == ("c", text)
+    assert "," not in name
+    assert ":" not in name
