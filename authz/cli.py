@@ -33,7 +33,6 @@ from authz.servers.envoy import parse_check
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BAD_CONFIG = 2
 _DENIED = 1
-_PIPE_WIDTH = 140
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -143,7 +142,7 @@ def demo(*, once: bool) -> None:
     """Watch a real Envoy let the right requests through and turn the wrong ones away."""
     from authz.demo.run import run_demo  # noqa: PLC0415 - only the demo needs Envoy and the demo's provider
 
-    sys.exit(run_demo(once=once, console=Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)))
+    sys.exit(run_demo(once=once, console=Console(soft_wrap=not sys.stdout.isatty())))
 
 
 async def _serve(file: Path, observer: Observer) -> None:
@@ -185,10 +184,7 @@ def _print_policy(file: Path, configuration: Configuration, *, as_json: bool) ->
         found = [{"rule": its.rule, "line": its.line, "text": its.text} for its in surprises]
         click.echo(json.dumps({"file": str(file), "rules": rows, "findings": found}, indent=2))
         return
-    table = Table("rule", "hosts", "paths", "methods", "who", "requires", title=str(file), show_lines=False)
-    for row in rows:
-        table.add_row(*(Text(text) for text in row.values()))
-    Console().print(table)
+    _print_rows(rows, title=str(file))
     for guard in policy.guards:
         covered = ", ".join(f"{host}{path.text}" for host in guard.hosts for path in guard.paths)
         click.echo(f"guard `{guard.name}` on {covered}: {'; '.join(map(str, guard.tests))}")
@@ -196,6 +192,21 @@ def _print_policy(file: Path, configuration: Configuration, *, as_json: bool) ->
         click.echo(f"{file}:{its.line}: note: rule `{its.rule}`: {its.text}")
     counts = f"{len(policy.rules)} rules, {len(policy.guards)} guards, {len(configuration.providers)} providers"
     click.echo(f"{file}: {counts}: good")
+
+
+def _print_rows(rows: list[dict[str, str]], *, title: str) -> None:
+    """Print a table for eyes, and a line a rule into a pipe; never a cut value."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            facts = "; ".join(f"{name} {', '.join(text.split(chr(10)))}" for name, text in row.items() if text)
+            click.echo(facts)
+        return
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text) for text in row.values()))
+    Console().print(table)
 
 
 def _row(rule: Rule) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from authz.app import App
 from authz.core.jwt import MAX_TOKEN_BYTES
@@ -83,7 +84,7 @@ async def _demo(console: Console, *, once: bool) -> int:
     async with started(console) as running:
         results = [(row, await _send(running, row)) for row in rows(running.provider)]
         good = [_is_expected(row, outcome) for row, outcome in results]
-        console.print(_render(results))
+        _print_results(console, results)
         console.print(f"{sum(good)} of {len(good)} as expected", style="green" if all(good) else "red")
         if not once:
             _print_hints(console, running)
@@ -194,18 +195,32 @@ def _is_expected(row: Row, outcome: Outcome) -> bool:
     return (outcome.status, outcome.reason, dict(outcome.seen)) == (row.status, row.reason, dict(row.seen))
 
 
+def _print_results(console: Console, results: list[tuple[Row, Outcome]]) -> None:
+    """Print a table for eyes, and a line a request into a pipe."""
+    if console.is_terminal:
+        console.print(_render(results))
+        return
+    for row, outcome in results:
+        seen = ", ".join(f"{name}: {value}" for name, value in outcome.seen.items())
+        facts = f"{row.title}: {row.path} expected {row.status} {row.reason}".rstrip()
+        mark = "ok" if _is_expected(row, outcome) else "NO"
+        answer = f"got {outcome.status} {outcome.reason}".rstrip() + (f", upstream saw {seen}" if seen else "")
+        console.print(f"{mark} {facts}, {answer}", markup=False, highlight=False)
+
+
 def _render(results: list[tuple[Row, Outcome]]) -> Table:
     table = Table()
-    for name in ("", "request", "path", "expected", "answer", "identity headers upstream"):
-        table.add_column(name, no_wrap=name != "identity headers upstream")
+    for name in ("", "request", "expected", "answer", "reason", "upstream saw"):
+        table.add_column(name, overflow="fold", min_width=2, no_wrap=name == "reason")
     for row, outcome in results:
         mark = "[green]ok[/]" if _is_expected(row, outcome) else "[red]NO[/]"
         seen = "\n".join(f"{name}: {value}" for name, value in outcome.seen.items())
         if outcome.status == http.client.OK:
             seen = seen or "none"
-        expected, answer = (f"{its.status} {its.reason}".strip() for its in (row, outcome))
+        reason = outcome.reason if outcome.reason == row.reason else f"{outcome.reason}, not {row.reason}"
         path = row.path if row.host == HOST else f"{row.host}{row.path}"
-        table.add_row(mark, row.title, path, expected, answer, seen)
+        request = Text.assemble(row.title, "\n", (path, "dim"))
+        table.add_row(mark, request, str(row.status), str(outcome.status), reason, seen)
     return table
 
 
