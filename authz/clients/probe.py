@@ -30,7 +30,7 @@ async def probe(authenticator: Authenticator, token: str | None, *, clock: Clock
     findings: list[Finding] = []
     if authenticator.keys is not None:
         findings.append(await _probe_keys(authenticator))
-        findings.extend(_probe_clock(authenticator, clock.now_s()))
+        findings.append(_probe_clock(authenticator, token, clock.now_s()))
     if authenticator.introspector is not None:
         findings.append(await _probe_introspection(authenticator))
         if token is not None:
@@ -51,14 +51,27 @@ async def _probe_keys(authenticator: Authenticator) -> Finding:
     return Finding(good=True, text=f"{found}{len(keys.keys)} keys{skipped}")
 
 
-def _probe_clock(authenticator: Authenticator, now_s: float) -> list[Finding]:
+def _probe_clock(authenticator: Authenticator, token: str | None, now_s: float) -> Finding:
+    """Compare clocks by the answer's date; by when the token was issued for providers that send none, as Keycloak."""
+    issued_s = _issued_at(token) if token is not None else None
     try:
-        theirs_s = parsedate_to_datetime(authenticator.http.date).timestamp()
+        skew_s = parsedate_to_datetime(authenticator.http.date).timestamp() - now_s
     except (ValueError, TypeError):
-        return []
-    skew_s = theirs_s - now_s
+        if issued_s is None:
+            text = "clock: the provider does not tell its time: compare with a fresh token (`--token-file`)"
+            return Finding(good=True, text=text)
+        good = issued_s <= now_s + MAX_SKEW_S
+        return Finding(good=good, text=f"clock: the token was issued {now_s - issued_s:.0f} s ago by the provider's")
     text = f"clock: the provider's is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} ours"
-    return [Finding(good=abs(skew_s) <= MAX_SKEW_S, text=text)]
+    return Finding(good=abs(skew_s) <= MAX_SKEW_S, text=text)
+
+
+def _issued_at(token: str) -> float | None:
+    try:
+        issued_s = parse_jwt(token).claims.get("iat")
+    except Rejected:
+        return None
+    return issued_s if isinstance(issued_s, int | float) else None
 
 
 async def _probe_introspection(authenticator: Authenticator) -> Finding:

@@ -370,28 +370,52 @@ async def test_probing_tells_what_works_and_what_does_not(
 ) -> None:
     shop = make()
     findings = await probe(shop, None, clock=clock)
-    assert [its.good for its in findings] == [True, True]
+    assert [its.good for its in findings] == [True, True, True]
     assert "1 keys" in findings[0].text
+    assert "compare with a fresh token" in findings[1].text
     token = signer.sign(claims)
     findings = await probe(shop, token, clock=clock)
-    assert not findings[-1].good
+    assert [its.good for its in findings] == [True, True, True, False]
+    assert "issued 0 s ago" in findings[1].text
     assert "audience mapper" in findings[-1].text
-    idp.answers["/introspect"] = lambda _path, _head, body: json_answer(
-        active if token.encode() in body else {"active": False}
-    )
+
+    def answer(path: str, head: str, body: bytes) -> bytes:
+        del path, head
+        return json_answer(active if token.encode() in body else {"active": False})
+
+    idp.answers["/introspect"] = answer
     assert all(its.good for its in await probe(shop, token, clock=clock))
     idp.answers["/introspect"] = json_answer(active | {"aud": "billing"})
     findings = await probe(shop, token, clock=clock)
-    assert "nobody issued" in findings[1].text
-    assert "audience_mismatch" in findings[2].text
+    assert "nobody issued" in findings[2].text
+    assert "audience_mismatch" in findings[3].text
     idp.answers["/introspect"] = http(401, json.dumps({"error": "invalid_client"}).encode())
     findings = await probe(shop, token, clock=clock)
-    assert "invalid_client" in findings[1].text
-    idp.answers["/jwks"] = http(200, b"{}", date="Tue, 24 Nov 2020 00:00:00 GMT")
-    fresh = make(keys={"jwks_url": f"{idp.url}/jwks?2"})
-    findings = await probe(fresh, None, clock=clock)
-    assert "no list `keys`" in findings[0].text
-    assert "behind ours" in findings[1].text
+    assert "invalid_client" in findings[2].text
+
+
+@pytest.mark.parametrize(
+    ("date", "issued_s", "good", "words"),
+    [
+        ("Fri, 15 Jan 2027 08:00:00 GMT", None, True, "0 s behind ours"),
+        ("Fri, 15 Jan 2027 08:00:09 GMT", None, False, "9 s ahead of ours"),
+        ("Fri, 15 Jan 2027 07:59:50 GMT", None, False, "10 s behind ours"),
+        ("", 5, True, "issued -5 s ago"),
+        ("", 6, False, "issued -6 s ago"),
+    ],
+)
+async def test_probing_compares_the_clocks(
+    date: str, issued_s: int | None, *, good: bool, words: str, make: Make, signer: Signer, idp: FakeProvider,
+    claims: dict[str, Any], clock: FakeClock,
+) -> None:  # fmt: skip
+    headers = {"date": date} if date else {}
+    idp.answers["/jwks"] = http(200, json.dumps({"keys": [signer.jwk()]}).encode(), **headers)
+    token = None if issued_s is None else signer.sign(claims | {"iat": clock.wall_s + issued_s})
+    shop = make(introspection={"tokens": TokenUse.ALL})
+    await shop.start()
+    findings = await probe(shop, token, clock=clock)
+    assert findings[1].good is good, findings[1].text
+    assert words in findings[1].text
 
 
 async def test_a_provider_that_comes_and_goes(

@@ -16,7 +16,8 @@ from typing import Any
 import grpc
 import pytest
 
-from authz.app import App
+from authz.app import App, SystemClock
+from authz.clients.probe import probe
 from authz.observe import Observer, configure_logging
 from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from tests.fakes import Signer
@@ -43,6 +44,7 @@ class Service:
     def __init__(self, app: App, lines: list[dict[str, Any]], log: io.StringIO) -> None:
         self.lines = lines
         self.log = log
+        self.authenticators = app.gate.snapshot.authenticators if app.gate.snapshot is not None else {}
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{app.grpc.ports[0]}")
         self._check = self._channel.unary_unary(
             "/envoy.service.auth.v3.Authorization/Check",
@@ -187,3 +189,20 @@ async def test_keys_rotate_without_one_refused_good_token(keycloak: Keycloak, se
     await asyncio.sleep(1.1)
     assert await service.ask("/orders", old) == "jwt_unknown_key"
     assert await service.ask("/orders", new) == "allow"
+
+
+async def test_validate_online_finds_what_is_wrong_with_the_introspecting_client(
+    keycloak: Keycloak, service: Service
+) -> None:
+    authenticators = service.authenticators
+    clock = SystemClock()
+    for name, client, good in (
+        ("shop", "web", True),
+        ("stranger", "web", True),
+        ("stranger", "web-noaud", False),
+    ):
+        findings = await probe(authenticators[name], access(keycloak, client), clock=clock)
+        assert [its.good for its in findings] == [True, True, True, good], findings
+        assert ("audience mapper" in findings[-1].text) is not good
+        assert "issuer as configured" in findings[0].text
+        assert "clock" in findings[1].text
