@@ -25,7 +25,8 @@ from authz.core.tables import find_surprises
 from authz.curl import parse_curl, parse_json_request
 from authz.envoy_config import render_envoy_config, render_istio_config
 from authz.explain import Explanation, explain
-from authz.model import Allow, ConfigError, Deny, HeaderAction, Rejected, Request
+from authz.lines import LineQueue
+from authz.model import Allow, ConfigError, ConfigProblem, Deny, HeaderAction, Rejected, Request
 from authz.observe import Observer, configure_logging
 from authz.reasons import REASON_TEXT
 from authz.servers.envoy import parse_check
@@ -45,12 +46,16 @@ def main() -> None:
 @click.argument("file", type=_FILE)
 def serve(file: Path) -> None:
     """Serve the rules of FILE until SIGTERM. SIGHUP, or a change of its files, reloads them."""
-    configure_logging(stream=sys.stderr, colour=None)
-    observer = Observer(stream=sys.stdout)
+    log, decisions = LineQueue(sys.stderr), LineQueue(sys.stdout)
+    configure_logging(stream=log, colour=None)
+    observer = Observer(stream=decisions)
     try:
         asyncio.run(_serve(file, observer))
     except ConfigError as error:
         _refuse(error)
+    finally:
+        log.close()
+        decisions.close()
 
 
 @main.command()
@@ -132,7 +137,11 @@ def envoy_config(file: Path, *, upstream: str, listen: str) -> None:
 def istio_config(file: Path, *, service: str, namespace: str) -> None:
     """Print the meshConfig extension provider and an AuthorizationPolicy that asks this service."""
     configuration = _load(file)
-    port = int(configuration.server.grpc[0].address.rpartition(":")[2])
+    addresses = [its.address for its in configuration.server.grpc if not its.address.startswith("unix:")]
+    if not addresses:
+        text = "`server.grpc` has unix sockets only, which a mesh's proxies cannot reach: add a `host:port`"
+        _refuse(ConfigError(ConfigProblem(message=text, file=str(file), path="server.grpc")))
+    port = int(addresses[0].rpartition(":")[2])
     click.echo(render_istio_config(service=service, port=port, namespace=namespace))
 
 

@@ -21,7 +21,7 @@ from authz.core.credentials import match_credential
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt
 from authz.core.path import check_accepted
 from authz.core.policy import Access, Branch, Match, Policy, match_rule
-from authz.model import Decision, Deny, ProviderError, Reason, Rejected, Request
+from authz.model import Decision, Deny, ProviderError, Reason, Rejected, Request, Unread
 from authz.observe import Timing
 
 
@@ -36,7 +36,7 @@ class Clock(Protocol):
 class Recorder(Protocol):
     """Where each decision is told."""
 
-    def record(self, request: Request | None, decision: Decision, timing: Timing) -> None:
+    def record(self, request: Request | Unread | None, decision: Decision, timing: Timing) -> None:
         """Note one check."""
         ...
 
@@ -94,7 +94,12 @@ class Gate:
         return decision
 
     def refuse(
-        self, reason: Reason, *, detail: str = "", request: Request | None = None, received_ns: int | None = None
+        self,
+        reason: Reason,
+        *,
+        detail: str = "",
+        request: Request | Unread | None = None,
+        received_ns: int | None = None,
     ) -> Deny:
         """Turn away what never came as far as a rule."""
         decision = render_deny(Refusal(reason=reason, detail=detail), request=request)
@@ -153,7 +158,7 @@ class Gate:
             raise ProviderError(Reason.DEADLINE, detail) from None
         return Proof(branch=branch, credential=credential, principal=evidence.principal)
 
-    def _record(self, request: Request | None, decision: Decision, watch: _Watch, generation: int) -> None:
+    def _record(self, request: Request | Unread | None, decision: Decision, watch: _Watch, generation: int) -> None:
         now = perf_counter_ns()
         timing = Timing(
             total_us=(now - watch.received) / 1_000,

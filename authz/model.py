@@ -47,6 +47,7 @@ __all__ = [
     "Secret",
     "Target",
     "TokenUse",
+    "Unread",
 ]
 
 
@@ -333,6 +334,20 @@ class Request:
     source_address: IPv4Address | IPv6Address | None = None
     source_principal: str = ""
     context: Mapping[str, str] = field(default_factory=_no_headers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """A request that was refused before it could be read: as sent, for the log and the answer's wording only.
+
+    Nothing here is checked or normalised, so nothing may be decided by it. ``path`` is cut at the first ``?``.
+    """
+
+    method: str
+    host: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
+    id: str = ""
 
 
 # --- who asks ---------------------------------------------------------------------------------------------------

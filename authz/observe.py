@@ -18,10 +18,12 @@ from typing import Final, Protocol, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from authz.model import Allow, Decision, Deny, Request
+from authz.lines import LineQueue
+from authz.model import Allow, Decision, Request, Unread
 
 MAX_PATH_CHARS: Final = 256
 BUCKETS_S: Final = (
@@ -30,7 +32,9 @@ BUCKETS_S: Final = (
 )
 
 _SECRETS: Final = re.compile(
-    r"(?:bearer|basic)\s+\S+|[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*|[A-Za-z0-9+/_=-]{40,}", re.IGNORECASE
+    r"(?<![^\s/@])[^\s/@]+(?=@)|(?:bearer|basic)\s+\S+"
+    r"|[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*|[A-Za-z0-9+/_=-]{40,}",
+    re.IGNORECASE,
 )
 
 
@@ -79,7 +83,7 @@ def redact(text: str) -> str:
     return _SECRETS.sub("[redacted]", text)
 
 
-def configure_logging(*, stream: TextIO, colour: bool | None = None) -> None:
+def configure_logging(*, stream: TextIO | LineQueue, colour: bool | None = None) -> None:
     """Set up the life-cycle log: for eyes on a terminal, JSON lines in a pipe. ``colour`` None asks the stream."""
     shown = stream.isatty() if colour is None else colour
     renderer: structlog.typing.Processor = (
@@ -93,7 +97,7 @@ def configure_logging(*, stream: TextIO, colour: bool | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]  # written to and flushed, no more
         cache_logger_on_first_use=False,
     )
 
@@ -101,7 +105,7 @@ def configure_logging(*, stream: TextIO, colour: bool | None = None) -> None:
 class Observer:
     """Tells of checks, providers and reloads; holds the figures of one service in a registry of its own."""
 
-    def __init__(self, *, stream: TextIO, sink: Callable[[str], None] | None = None) -> None:
+    def __init__(self, *, stream: TextIO | LineQueue, sink: Callable[[str], None] | None = None) -> None:
         """Write decision lines to ``stream``, and to ``sink`` besides (the demo's live view)."""
         self._stream = stream
         self._sink = sink
@@ -141,18 +145,20 @@ class Observer:
 
     def watch(self, *, statuses: Callable[[], Iterable[_Status]], cache: Callable[[], _CacheStats]) -> None:
         """Read the providers' and the cache's figures at each scrape from now on."""
-        self.registry.register(_Figures(statuses, cache))
+        stream = self._stream
+        lost = (lambda: stream.lost) if isinstance(stream, LineQueue) else (lambda: 0)
+        self.registry.register(_Figures(statuses, cache, lost))
 
     def render_metrics(self) -> bytes:
         """Return all figures in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def record(self, request: Request | None, decision: Decision, timing: Timing) -> None:
+    def record(self, request: Request | Unread | None, decision: Decision, timing: Timing) -> None:
         """Count one check and write its line."""
         if isinstance(decision, Allow):
-            word, reason, status = "allow", "", 200
+            word, reason = "allow", ""
         else:
-            word, reason, status = "deny", decision.reason.value, decision.status
+            word, reason = "deny", decision.reason.value
         key = (decision.rule, word, reason)
         count = self._bound.get(key)
         if count is None:
@@ -161,33 +167,7 @@ class Observer:
         self._times[word].observe(timing.total_us / 1_000_000)
         if self.denies_only and word == "allow":
             return
-        facts: dict[str, object] = {"time": round(time.time(), 6), "decision": word, "status": status}
-        facts["rule"] = decision.rule
-        if isinstance(decision, Deny):
-            facts["reason"] = reason
-            if decision.guard:
-                facts["guard"] = decision.guard
-            if decision.detail:
-                facts["detail"] = redact(decision.detail)
-        if request is not None:
-            facts["id"] = request.id[:MAX_PATH_CHARS]
-            facts["method"] = request.method
-            facts["host"] = request.host.name
-            facts["path"] = request.target.raw_path[:MAX_PATH_CHARS]
-        principal = decision.principal
-        if principal is not None:
-            facts["provider"] = principal.provider
-            facts["issuer"] = principal.issuer
-            facts["subject"] = principal.subject
-            facts["client"] = principal.client_id
-        facts["cache"] = timing.cache
-        facts["generation"] = timing.generation
-        facts["us"] = {
-            "total": round(timing.total_us),
-            "parse": round(timing.parse_us),
-            "authenticate": round(timing.authenticate_us),
-            "authorize": round(timing.authorize_us),
-        }
+        facts = _describe(request, decision, timing)
         line = json.dumps(facts)
         self._stream.write((_render_line(facts) if self._pretty else line) + "\n")
         self._stream.flush()
@@ -226,11 +206,14 @@ class Observer:
 class _Figures(Collector):
     """Figures that are read when asked for."""
 
-    def __init__(self, statuses: Callable[[], Iterable[_Status]], cache: Callable[[], _CacheStats]) -> None:
+    def __init__(
+        self, statuses: Callable[[], Iterable[_Status]], cache: Callable[[], _CacheStats], lost: Callable[[], int]
+    ) -> None:
         self._statuses = statuses
         self._cache = cache
+        self._lost = lost
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield one family a figure."""
         healthy = GaugeMetricFamily("authz_provider_healthy", "1 if the last attempt succeeded.", labels=("provider",))
         keys = GaugeMetricFamily("authz_provider_keys", "Keys that can verify.", labels=("provider",))
@@ -251,15 +234,58 @@ class _Figures(Collector):
             ("misses", "Look-ups that found none, since the start.", stats.misses),
         ):
             yield GaugeMetricFamily(f"authz_cache_{name}", text, value=value)
+        yield CounterMetricFamily("authz_log_lines_lost", "Lines that the log's reader was too slow for.", self._lost())
+
+
+def _describe(request: Request | Unread | None, decision: Decision, timing: Timing) -> dict[str, object]:
+    """Return all that is told of one check."""
+    facts: dict[str, object] = {"time": round(time.time(), 6)}
+    if isinstance(decision, Allow):
+        facts |= {"decision": "allow", "status": 200, "rule": decision.rule}
+    else:
+        facts |= {"decision": "deny", "status": decision.status, "rule": decision.rule, "reason": decision.reason.value}
+        if decision.guard:
+            facts["guard"] = decision.guard
+        if decision.detail:
+            facts["detail"] = redact(decision.detail)
+    if isinstance(request, Request):
+        facts["id"] = request.id[:MAX_PATH_CHARS]
+        facts["method"] = request.method
+        facts["host"] = request.host.name
+        facts["path"] = request.target.raw_path[:MAX_PATH_CHARS]
+    elif request is not None:
+        facts.update(_describe_unread(request))
+    principal = decision.principal
+    if principal is not None:
+        facts["provider"] = principal.provider
+        facts["issuer"] = principal.issuer
+        facts["subject"] = principal.subject
+        facts["client"] = principal.client_id
+    facts["cache"] = timing.cache
+    facts["generation"] = timing.generation
+    facts["us"] = {
+        "total": round(timing.total_us),
+        "parse": round(timing.parse_us),
+        "authenticate": round(timing.authenticate_us),
+        "authorize": round(timing.authorize_us),
+    }
+    return facts
+
+
+def _describe_unread(request: Unread) -> Iterator[tuple[str, str]]:
+    """Yield what was sent, of any shape, such as a whole URL with a password in it."""
+    yield "id", request.id[:MAX_PATH_CHARS]
+    for name, text in (("method", request.method), ("host", request.host), ("path", request.path)):
+        yield name, redact(text[:MAX_PATH_CHARS])
 
 
 def _render_line(facts: dict[str, object]) -> str:
-    """Write a decision for eyes: what, where, why. Control characters cannot be in any of it as JSON has it."""
+    """Write a decision for eyes: what, where, why. As JSON writes texts, control characters cannot be in any of it."""
     colour = "\x1b[32m" if facts["decision"] == "allow" else "\x1b[31m"
     times = facts["us"]
     total = times["total"] if isinstance(times, dict) else ""
     what = f"{colour}{facts['decision']:5} {facts['status']}\x1b[0m"
-    where = f"{facts.get('method', '')} {facts.get('host', '')}{facts.get('path', '')}"
+    where = json.dumps(f"{facts.get('method', '')} {facts.get('host', '')}{facts.get('path', '')}")[1:-1]
     why = " ".join(
         f"{name}={json.dumps(facts[name])}"
         for name in ("reason", "rule", "guard", "subject", "client", "cache", "detail", "id")

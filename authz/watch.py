@@ -7,8 +7,9 @@ touch or a rewrite of the same bytes is no change.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -20,16 +21,30 @@ POLL_MS: Final = 10_000
 
 
 async def watch_files(paths: Collection[Path], on_change: Callable[[], Awaitable[None]]) -> None:
-    """Call ``on_change`` after each change of content, until cancelled."""
+    """Call ``on_change`` after each change of content, until cancelled.
+
+    Where the system cannot tell of changes (a folder that is gone, no watches left) the contents are looked at alone.
+    """
     known = await asyncio.to_thread(digest_files, paths)
+    while True:
+        async for _ in _hints(paths):
+            now = await asyncio.to_thread(digest_files, paths)
+            if now != known:
+                known = now
+                await on_change()
+
+
+async def _hints(paths: Collection[Path]) -> AsyncIterator[None]:
+    """Yield whenever something may have changed, at the latest after POLL_MS."""
     folders = {folder for path in paths for folder in (path.parent, path.resolve().parent) if folder.is_dir()}
-    if not folders:
-        return
-    async for _ in awatch(*folders, debounce=DEBOUNCE_MS, recursive=False, rust_timeout=POLL_MS, yield_on_timeout=True):
-        now = await asyncio.to_thread(digest_files, paths)
-        if now != known:
-            known = now
-            await on_change()
+    if folders:
+        with contextlib.suppress(OSError, RuntimeError):  # what the watcher's own errors are
+            async for _ in awatch(
+                *folders, debounce=DEBOUNCE_MS, recursive=False, rust_timeout=POLL_MS, yield_on_timeout=True
+            ):
+                yield
+    await asyncio.sleep(POLL_MS / 1_000)
+    yield
 
 
 def digest_files(paths: Collection[Path]) -> bytes:

@@ -19,6 +19,7 @@ ROOT = Path(authz.__file__).parent
 RINGS = (
     ("authz.pb", "authz.model"),
     ("authz.core", "authz.reasons"),
+    ("authz.lines",),
     ("authz.cache", "authz.observe"),
     ("authz.config", "authz.clients", "authz.watch", "authz.curl", "authz.envoy_config"),
     ("authz.gate", "authz.explain"),

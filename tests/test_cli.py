@@ -40,6 +40,7 @@ rules:
 server:
   grpc: [{{address: "0.0.0.0:9001"}}]
 """
+PUBLIC = "version: 1\nrules: [{name: public, hosts: everywhere, paths: [/], allow: anyone}]\n"
 CLAIMS: dict[str, Any] = {
     "iss": ISSUER, "aud": "a", "sub": "alice", "exp": 4_000_000_000, "roles": ["reader"], "groups": ["staff"],
     "scope": "read", "azp": "web", "n": 1,
@@ -180,6 +181,16 @@ def test_configurations_for_envoy_and_istio(rules: str) -> None:
     assert provider["envoyExtAuthzGrpc"]["port"] == 9001
     assert provider["envoyExtAuthzGrpc"]["failOpen"] is False
     assert policy["spec"] == {"action": "CUSTOM", "provider": {"name": provider["name"]}, "rules": [{}]}
+
+
+def test_a_mesh_needs_an_address_that_its_proxies_can_reach(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    listeners = ['{address: "unix:/run/authz.sock"}', '{address: "0.0.0.0:9009"}']
+    for grpc, code in ((listeners, 0), (listeners[:1], 2)):
+        file.write_text(f"{PUBLIC}server: {{grpc: [{', '.join(grpc)}]}}\n")
+        done = run("istio-config", str(file))
+        assert done.exit_code == code
+        assert ("port: 9009" if code == 0 else "add a `host:port`") in done.output
 
 
 def test_the_schema_is_json() -> None:

@@ -15,7 +15,7 @@ from authz.clients.authenticate import Authenticator
 from authz.clients.evidence import EvidenceCache
 from authz.config import load_text
 from authz.gate import Gate, Snapshot
-from authz.model import Allow, Decision, Deny, Reason, Request
+from authz.model import Allow, Decision, Deny, Reason, Request, Unread
 from authz.observe import Timing
 from tests.core.build import request
 from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, fake_provider, http, json_answer, jwks
@@ -60,9 +60,9 @@ OTHER = "  other: {issuer: 'https://other.example.com', audiences: [a], keys: {j
 
 class Recorder:
     def __init__(self) -> None:
-        self.seen: list[tuple[Request | None, Decision, Timing]] = []
+        self.seen: list[tuple[Request | Unread | None, Decision, Timing]] = []
 
-    def record(self, request: Request | None, decision: Decision, timing: Timing) -> None:
+    def record(self, request: Request | Unread | None, decision: Decision, timing: Timing) -> None:
         self.seen.append((request, decision, timing))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from authz.core.answers import Refusal, render_deny
-from authz.model import Allow, Reason, Secret
+from authz.model import Allow, Reason, Secret, Unread
 from authz.observe import MAX_PATH_CHARS, Observer, Timing, configure_logging, redact
 from tests.core.build import principal, request
 
@@ -55,6 +55,20 @@ def test_a_decision_line_says_who_what_and_why() -> None:
     assert "method" not in third
     assert "hidden" not in stream.getvalue()
     assert JWT not in stream.getvalue()
+
+
+def test_a_request_that_could_not_be_read_is_told_of_too() -> None:
+    stream = io.StringIO()
+    observer = Observer(stream=stream)
+    seen = Unread(id="r1", method="GET", host="a.example", path=f"http://me:secret@a.example/{JWT}\x1b[2J")
+    deny = render_deny(Refusal(reason=Reason.PATH_FORM), request=seen)
+    observer.record(seen, deny, TIMING)
+    line = json.loads(stream.getvalue())
+    assert (line["id"], line["method"], line["host"], line["reason"]) == ("r1", "GET", "a.example", "path_form")
+    assert line["path"] == "http://[redacted]@a.example/[redacted]\x1b[2J"
+    terminal = Terminal()
+    Observer(stream=terminal).record(seen, deny, TIMING)
+    assert "\x1b[2J" not in terminal.getvalue()
 
 
 def test_only_denies_where_that_is_asked_for() -> None:

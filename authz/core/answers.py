@@ -14,7 +14,7 @@ from typing import Final
 
 from authz.core.cors import Cors, render_cors
 from authz.core.policy import Match
-from authz.model import REASONS, Answer, Deny, HeaderAction, HeaderEdit, Principal, Reason, Request
+from authz.model import REASONS, Answer, Deny, HeaderAction, HeaderEdit, Principal, Reason, Request, Unread
 
 _DEFAULT: Final = Answer()
 _CHALLENGED: Final = frozenset({400, 401, 403})
@@ -36,7 +36,7 @@ class Refusal:
 def render_deny(
     refusal: Refusal,
     *,
-    request: Request | None = None,
+    request: Request | Unread | None = None,
     match: Match | None = None,
     cors: Cors | None = None,
     principal: Principal | None = None,
@@ -60,7 +60,7 @@ def render_deny(
         body, content_type = _render_body(status, request)
     if content_type:
         headers.append(HeaderEdit(HeaderAction.SET, "content-type", content_type))
-    if cors is not None and request is not None:
+    if cors is not None and isinstance(request, Request):
         headers.extend(render_cors(cors, request))
     if answer.headers:
         headers = [edit for edit in headers if edit.name not in answer.headers]
@@ -77,9 +77,9 @@ def render_deny(
     )
 
 
-def _render_challenge(refusal: Refusal, request: Request | None) -> str:
+def _render_challenge(refusal: Refusal, request: Request | Unread | None) -> str:
     """Write ``WWW-Authenticate`` (RFC 6750 §3): no error code where no token came along."""
-    realm = request.host.name if request is not None else "authz"
+    realm = request.host.name if isinstance(request, Request) else "authz"
     parts = [f'realm="{realm}"']
     error = REASONS[refusal.reason].error
     if error is not None:
@@ -89,7 +89,7 @@ def _render_challenge(refusal: Refusal, request: Request | None) -> str:
     return "Bearer " + ", ".join(parts)
 
 
-def _render_body(status: int, request: Request | None) -> tuple[str, str]:
+def _render_body(status: int, request: Request | Unread | None) -> tuple[str, str]:
     title = HTTPStatus(status).phrase
     request_id = request.id[:_MAX_ID_CHARS] if request is not None else ""
     seen = request.headers if request is not None else {}

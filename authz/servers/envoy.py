@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
 from authz.core.path import parse_host, parse_method, parse_target
-from authz.model import Allow, Decision, Deny, HeaderAction, HeaderEdit, Principal, Reason, Rejected, Request
+from authz.model import Allow, Decision, Deny, HeaderAction, HeaderEdit, Principal, Reason, Rejected, Request, Unread
 from authz.pb.envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, HeaderValueOption
 from authz.pb.envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -27,6 +27,7 @@ _RPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 429: 8, 500: 13, 503: 14}
 _PERMISSION_DENIED: Final = 7
 
 _PSEUDO: Final = ((":method", "method"), (":path", "path"), (":authority", "host"))
+"""What Envoy says twice. ``host`` beside ``:authority`` comes from HTTP/2 callers, and upstreams may read either."""
 
 
 def parse_check(raw: bytes) -> Request:
@@ -50,6 +51,8 @@ def parse_check(raw: bytes) -> Request:
     for name, field in _PSEUDO:
         if seen.pop(name, None) not in (None, getattr(http, field)):
             raise Rejected(Reason.BAD_HEADER, f"`{name}` and `http.{field}` differ")
+    if seen.get("host", http.host) != http.host:
+        raise Rejected(Reason.BAD_HEADER, "`host` and `:authority` differ")
     method = parse_method(http.method)
     return Request(
         method=method,
@@ -65,6 +68,28 @@ def parse_check(raw: bytes) -> Request:
         source_address=_read_address(attributes.source.address.socket_address.address),
         source_principal=attributes.source.principal,
         context=dict(attributes.context_extensions),
+    )
+
+
+def describe_check(raw: bytes) -> Unread | None:
+    """Return what can be told of a ``CheckRequest`` that :func:`parse_check` refused; None where it is no HTTP."""
+    try:
+        message = CheckRequest.FromString(raw)
+    except DecodeError:
+        return None
+    if not message.attributes.request.HasField("http"):
+        return None
+    http = message.attributes.request.http
+    if http.HasField("header_map"):
+        seen, _ = _join_headers(http.header_map)
+    else:
+        seen = {name.lower(): value for name, value in http.headers.items()}
+    return Unread(
+        method=http.method,
+        host=http.host,
+        path=http.path.partition("?")[0],
+        headers=seen,
+        id=seen.get("x-request-id") or http.id,
     )
 
 
@@ -99,7 +124,8 @@ def _render_deny(deny: Deny) -> CheckResponse:
     response.status.message = deny.reason.value
     denied = response.denied_response
     denied.status.code = deny.status  # type: ignore[assignment]  # an open enum: any HTTP status
-    denied.headers.extend(_render_edits(deny.headers))
+    # Up to 1.36 Envoy loses what is appended to a denied answer; nothing is there yet to append to.
+    denied.headers.extend(_render_edits(HeaderEdit(HeaderAction.SET, its.name, its.value) for its in deny.headers))
     denied.body = deny.body
     facts = {"decision": "deny", "rule": deny.rule, "guard": deny.guard, "reason": deny.reason.value}
     _render_metadata(response.dynamic_metadata, deny.principal, facts)
@@ -150,6 +176,13 @@ def _read_headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, str], f
 
 
 def _read_header_map(header_map: HeaderMap) -> tuple[dict[str, str], frozenset[str]]:
+    seen, repeated = _join_headers(header_map)
+    if any(name.startswith(":") for name in repeated):
+        raise Rejected(Reason.BAD_HEADER, "a pseudo-header comes twice")
+    return seen, frozenset(repeated)
+
+
+def _join_headers(header_map: HeaderMap) -> tuple[dict[str, str], set[str]]:
     """Join repeated headers as HTTP does (RFC 9110 §5.3); what is not UTF-8 becomes U+FFFD, which no check takes."""
     seen: dict[str, str] = {}
     repeated: set[str] = set()
@@ -161,9 +194,7 @@ def _read_header_map(header_map: HeaderMap) -> tuple[dict[str, str], frozenset[s
             seen[name] += ("; " if name == "cookie" else ",") + value
         else:
             seen[name] = value
-    if any(name.startswith(":") for name in repeated):
-        raise Rejected(Reason.BAD_HEADER, "a pseudo-header comes twice")
-    return seen, frozenset(repeated)
+    return seen, repeated
 
 
 @lru_cache(maxsize=1_024)

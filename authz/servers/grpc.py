@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -26,7 +27,7 @@ from authz.gate import Gate
 from authz.model import ConfigError, ConfigProblem, Decision, Reason, Rejected
 from authz.observe import Observer
 from authz.pb.envoy.service.auth.v3 import external_auth_pb2
-from authz.servers.envoy import parse_check, render_check
+from authz.servers.envoy import describe_check, parse_check, render_check
 
 SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
 
@@ -76,7 +77,8 @@ class CheckHandler:
         try:
             request = parse_check(raw)
         except Rejected as rejected:
-            return self._gate.refuse(rejected.reason, detail=rejected.detail, received_ns=received_ns)
+            seen = describe_check(raw)
+            return self._gate.refuse(rejected.reason, detail=rejected.detail, request=seen, received_ns=received_ns)
         now_s = asyncio.get_running_loop().time()
         self.last_s = now_s
         budget_s = self._settings.deadline_ms / 1_000
@@ -140,8 +142,7 @@ class GrpcServer:
 def _bind(server: grpc.aio.Server, listener: Listener) -> int:
     path = listener.address.removeprefix("unix:") if listener.address.startswith("unix:") else None
     if path is not None:
-        with contextlib.suppress(FileNotFoundError):
-            Path(path).unlink()
+        _remove_socket(Path(path))
     try:
         if listener.tls is None:
             port = server.add_insecure_port(listener.address)
@@ -153,6 +154,20 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> int:
         message = f"cannot listen on `{listener.address}`: is it in use, or not this machine's?"
         raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
     return port
+
+
+def _remove_socket(path: Path) -> None:
+    """Take away a socket that a former run left over; anything else stays where it is."""
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+            return
+        why = "something stands there that is no socket: remove it, or choose another path"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        why = (error.strerror or "not usable").lower()
+    raise ConfigError(ConfigProblem(message=f"cannot listen on `unix:{path}`: {why}", path="server.grpc"))
 
 
 def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:

@@ -122,6 +122,9 @@ def test_downstream_headers_on_allow(call: Caller) -> None:
 def test_denies_by_path(call: Caller, path: str, status: int, slug: str) -> None:
     response = call(path)
     assert (response.status_code, reason(call.stack)) == (status, slug)
+    line = call.stack.last
+    assert (line["method"], line["host"], line["path"]) == ("GET", HOST, path)
+    assert line["id"] == response.json()["request_id"]
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["content-type"] == "application/problem+json"
     assert json.loads(response.text)["status"] == status
@@ -215,6 +218,7 @@ def test_a_browsers_preflight_is_answered(call: Caller) -> None:
     assert response.status_code == 204
     assert response.headers["access-control-allow-origin"] == "https://app.example.com"
     assert response.headers["access-control-allow-methods"] == "GET, PUT"
+    assert response.headers["vary"] == "origin"
     assert response.headers["access-control-allow-credentials"] == "true"
     refused = call("/orders/7", method="OPTIONS", headers=[("origin", "https://evil.example.com"), origin[1]])
     assert (refused.status_code, reason(call.stack)) == (403, "origin_refused")
@@ -225,6 +229,7 @@ def test_a_denied_cross_origin_call_can_be_read_by_the_page(call: Caller) -> Non
     response = call("/orders/7", headers=[("origin", "https://app.example.com")])
     assert response.status_code == 401
     assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert response.headers["vary"] == "origin"
     assert (
         "access-control-allow-origin" not in call("/orders/7", headers=[("origin", "https://evil.example.com")]).headers
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from ipaddress import ip_address
 
 import pytest
@@ -13,7 +14,7 @@ from authz.core.answers import Refusal, render_deny
 from authz.model import Allow, Deny, HeaderAction, HeaderEdit, Reason, Rejected
 from authz.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
 from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-from authz.servers.envoy import parse_check, render_check
+from authz.servers.envoy import describe_check, parse_check, render_check
 from tests.core.build import principal, request
 
 
@@ -85,6 +86,12 @@ def test_two_stories_of_one_request_are_refused() -> None:
     for _ in range(2):
         add(found, ":path", b"/x?a=b")
     assert refusal(found.SerializeToString()) is Reason.BAD_HEADER
+    for host, refused in (("A.Example:80", False), ("b.example", True)):
+        found = message(host=host)
+        if refused:
+            assert refusal(found.SerializeToString()) is Reason.BAD_HEADER
+        else:
+            parse_check(found.SerializeToString())
     found = message(accept="x")
     found.attributes.request.http.headers["Accept"] = "y"
     assert refusal(found.SerializeToString()) is Reason.BAD_HEADER
@@ -119,6 +126,36 @@ def test_the_peers_address(address: str, read: object) -> None:
 def test_only_rejected_escapes(raw: bytes) -> None:
     with contextlib.suppress(Rejected):
         parse_check(raw)
+    describe_check(raw)
+
+
+def test_what_can_be_told_of_a_request_that_cannot_be_read() -> None:
+    found = message(path="/a/../b?token=hidden", x_request_id="r1", accept="text/html")
+    assert refusal(found.SerializeToString()) is Reason.PATH_DOT_SEGMENT
+    seen = describe_check(found.SerializeToString())
+    assert seen is not None
+    assert (seen.id, seen.method, seen.host, seen.path) == ("r1", "GET", "A.Example:80", "/a/../b")
+    found.attributes.request.http.headers.clear()
+    add(found, "accept", b"text/html")
+    again = describe_check(found.SerializeToString())
+    assert again is not None
+    assert (again.id, again.headers) == ("7", {"accept": "text/html"})
+    for raw in (b"\xff\xff", CheckRequest().SerializeToString()):
+        assert describe_check(raw) is None
+
+
+def test_a_request_that_cannot_be_read_is_answered_in_the_callers_manner() -> None:
+    def answer(**headers: str) -> Deny:
+        raw = message("/a/../b", **headers).SerializeToString()
+        return render_deny(Refusal(reason=Reason.PATH_DOT_SEGMENT), request=describe_check(raw))
+
+    assert answer(content_type="application/grpc").body == "bad request"
+    assert answer(accept="text/html,*/*").body.startswith("<!doctype html>")
+    assert json.loads(answer(x_request_id="r1").body)["request_id"] == "r1"
+    twice = render_deny(Refusal(reason=Reason.CREDENTIAL_TWICE), request=describe_check(message().SerializeToString()))
+    assert HeaderEdit(HeaderAction.SET, "www-authenticate", 'Bearer realm="authz", error="invalid_request"') in (
+        twice.headers
+    ), "a host that was not read is not repeated"
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -171,5 +208,9 @@ def test_the_answer_of_a_deny() -> None:
     assert (response.denied_response.status.code, response.denied_response.body) == (403, "no")
     assert response.denied_response.headers[0].header.key == "x-a"
     assert response.dynamic_metadata.fields["guard"].string_value == "g"
+    # Envoy up to 1.36 loses what would be appended to a denied answer.
+    vary = Deny(reason=Reason.NOBODY, status=403, headers=(HeaderEdit(HeaderAction.APPEND, "vary", "origin"),))
+    (option,) = render_check(vary).denied_response.headers
+    assert (option.header.value, option.HasField("append"), option.append.value) == ("origin", True, False)
     odd = Deny(reason=Reason.NOBODY, status=418)
     assert render_check(odd).status.code == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,18 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         async with running(tmp_path, server=f'grpc: [{{address: "{address}"}}]\n  http: null'):
             async with grpc.aio.insecure_channel(address) as channel:
                 assert (await ask(channel)).status.code == 0
-        Path(address.removeprefix("unix:")).touch()
+        with socket.socket(socket.AF_UNIX) as left_over:
+            left_over.bind(address.removeprefix("unix:"))
+
+
+async def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.write_text("precious")
+    for address, why in ((file, "no socket"), (file / "authz.sock", "not a directory")):
+        with pytest.raises(ConfigError, match=why):
+            async with running(tmp_path, server=f'grpc: [{{address: "unix:{address}"}}]\n  http: null'):
+                pass
+    assert file.read_text() == "precious"
 
 
 async def test_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
@@ -235,3 +247,24 @@ def test_a_bad_file_opens_no_socket_and_ends_with_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"{file}:2: rules: an empty list never means anything" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_log_that_nobody_reads_stalls_no_check(tmp_path: Path) -> None:
+    file, address = tmp_path / "rules.yaml", f"unix:{tmp_path}/authz.sock"
+    server = f'grpc: [{{address: "{address}"}}]\n  http: null\n  drain_s: 0'
+    file.write_text(f"{RULES}\nserver:\n  {server}\n")
+    command = [sys.executable, "-m", "authz", "serve", str(file)]
+    # Both pipes hold 64 KiB, which a few hundred lines fill.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = ask(channel, timeout_s=30)
+            async with asyncio.timeout(30):
+                while not Path(address.removeprefix("unix:")).exists():
+                    await asyncio.sleep(0.02)
+            assert (await call).status.code == 0
+            for _ in range(600):
+                assert (await ask(channel, timeout_s=5)).status.code == 0
+    finally:
+        process.kill()
+        process.communicate()
