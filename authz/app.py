@@ -61,7 +61,10 @@ class App:
         self._cache = EvidenceCache(
             max_bytes=self._configuration.server.evidence_cache_bytes, clock=self._clock.monotonic_s
         )
+        self._watched = self._configuration.files
         self._authenticators: dict[str, Authenticator] = {}
+        self._open: set[Authenticator] = set()
+        self._draining = False
         self._generation = 0
         self._last_error = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,31 +100,51 @@ class App:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        loop.set_exception_handler(self._report)
+        stopped, started = self._spawn(_wait_for(stop)), self._spawn(self.start())
         ready = False
         try:
-            await self.start()
-            ready = True
-            await stop.wait()
+            await asyncio.wait((started, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done():
+                await started
+                ready = True
+                await stopped
         finally:
             await self.stop(at_once=not ready)
             for number in handlers:
                 loop.remove_signal_handler(number)
 
+    def _report(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """Take what nobody waits for: a bug of ours in the background shows in log and figures."""
+        self._observer.internal_error(context.get("exception"))
+
     async def reload(self) -> None:
         """Read the files again; put them in force only if all of it is good."""
         async with self._reloading:  # one at a time: a signal and a changed file often come together
+            loaded = False
             try:
                 # Ten thousand rules take seconds to compile: checks go on meanwhile.
                 configuration = await asyncio.to_thread(load, self._path, environ=self._environ)
+                loaded = True
                 self._check_server(configuration)
             except ConfigError as error:
-                self._last_error = str(error)
-                self._observer.reload_event(ok=False, generation=self._generation, detail=str(error))
+                loaded = True
+                # Watched as well is what the bad file names: the mending may happen there.
+                self._watched = {**self._watched, **error.files}
+                self._refuse_reload(str(error))
                 return
+            finally:
+                if not loaded:  # a bug of ours, which the event loop reports: it must show here too
+                    self._refuse_reload("the file could not be compiled, for a reason that is ours: see the log")
             await self._put_in_force(configuration)
+
+    def _refuse_reload(self, why: str) -> None:
+        self._last_error = why
+        self._observer.reload_event(ok=False, generation=self._generation, detail=why)
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Drain, or close the doors at once; then close everything."""
+        self._draining = True
         self._observer.lifecycle("draining")
         await self.grpc.drain(at_once=at_once)
         for task in self._tasks:
@@ -129,14 +152,14 @@ class App:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.http is not None:
             await self.http.stop()
-        for authenticator in self._authenticators.values():
+        for authenticator in self._open:
             await authenticator.close()
         self._observer.lifecycle("stopped")
 
     def view(self) -> HealthView:
         """Return what the readiness probe and people see."""
         return HealthView(
-            ready=self.gate.snapshot is not None,
+            ready=self.gate.snapshot is not None and not self._draining,
             generation=self._generation,
             last_reload_error=self._last_error,
             providers=tuple(self._statuses()),
@@ -157,12 +180,16 @@ class App:
             else:
                 new[name] = Authenticator(provider, cache=self._cache, clock=self._clock, events=self._observer)
                 fresh.append(new[name])
+        self._open.update(fresh)
+        if self._generation == 0:
+            self._authenticators = new  # so that whoever waits for the start sees which provider it waits for
         # Their own fetches go on after this: a dead provider fails only the rules that need it.
         if fresh:
             await asyncio.wait([self._spawn(its.start()) for its in fresh], timeout=FIRST_TRY_S)
         old = [its for its in self._authenticators.values() if its not in new.values()]
         self._authenticators = new
         self._configuration = configuration
+        self._watched = configuration.files
         self._generation += 1
         self._last_error = ""
         self.gate.swap(Snapshot(policy=configuration.policy, authenticators=dict(new), generation=self._generation))
@@ -170,25 +197,31 @@ class App:
             ok=True, generation=self._generation, detail=f"{len(configuration.policy.rules)} rules"
         )
         if old:
-            self._spawn(_close_later(old))
+            self._spawn(self._close_later(old))
 
     async def _follow_files(self) -> None:
         while True:
-            files = self._configuration.files
+            files = self._watched
             changed = asyncio.Event()
 
             async def note(changed: asyncio.Event = changed) -> None:
                 changed.set()
 
-            watcher = asyncio.ensure_future(watch_files(files, note))
+            watcher = self._spawn(watch_files(files, note))
             try:
                 # Watched anew when a reload names other files.
-                while self._configuration.files == files:
+                while self._watched.keys() == files.keys():
                     await changed.wait()
                     changed.clear()
-                    await self.reload()
+                    await asyncio.wait((self._spawn(self.reload()),))
             finally:
                 watcher.cancel()
+
+    async def _close_later(self, authenticators: list[Authenticator]) -> None:
+        await asyncio.sleep(CLOSE_AFTER_S)
+        for authenticator in authenticators:
+            self._open.discard(authenticator)
+            await authenticator.close()
 
     def _statuses(self) -> Iterator[ProviderStatus]:
         for authenticator in self._authenticators.values():
@@ -201,7 +234,5 @@ class App:
         return task
 
 
-async def _close_later(authenticators: list[Authenticator]) -> None:
-    await asyncio.sleep(CLOSE_AFTER_S)
-    for authenticator in authenticators:
-        await authenticator.close()
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()

@@ -57,7 +57,8 @@ class _Watch:
 
     def __init__(self, received_ns: int) -> None:
         self.received = received_ns
-        self.parsed = self.matched = self.authenticated = perf_counter_ns()
+        self.parsed = perf_counter_ns()
+        self.matched = self.authenticated = 0
         self.cache = "none"
 
 
@@ -118,8 +119,10 @@ class Gate:
                 return decide_preflight(policy, cors, request, wanted)
             match = _match(policy, request)
             watch.matched = perf_counter_ns()
-            proof = await self._authenticate(snapshot, match, request, deadline_s, watch)
-            watch.authenticated = perf_counter_ns()
+            try:
+                proof = await self._authenticate(snapshot, match, request, deadline_s, watch)
+            finally:
+                watch.authenticated = perf_counter_ns()
             return authorize(policy, match, request, proof, cors=cors)
         except Rejected as rejected:
             refusal = Refusal(reason=rejected.reason, detail=rejected.detail)
@@ -150,21 +153,28 @@ class Gate:
         watch.cache = "miss"
         jwt = parse_jwt(credential.token) if looks_like_jwt(credential.token) else None
         branch = _dispatch(snapshot, rule.branches, jwt)
+        authenticator = snapshot.authenticators[branch.provider]
         try:
             async with asyncio.timeout_at(deadline_s):
-                evidence = await snapshot.authenticators[branch.provider].authenticate(credential.token, jwt=jwt)
+                evidence = await authenticator.authenticate(credential.token, jwt=jwt)
         except TimeoutError:
-            detail = f"provider `{branch.provider}` did not answer in time; its answer is kept for the next check"
-            raise ProviderError(Reason.DEADLINE, detail) from None
+            stale = authenticator.match_stale(token_digest(authenticator.provider, credential.token))
+            if stale is None:
+                detail = f"provider `{branch.provider}` did not answer in time; its answer is kept for the next check"
+                raise ProviderError(Reason.DEADLINE, detail) from None
+            evidence = stale
         return Proof(branch=branch, credential=credential, principal=evidence.principal)
 
     def _record(self, request: Request | Unread | None, decision: Decision, watch: _Watch, generation: int) -> None:
         now = perf_counter_ns()
+        matched = watch.matched or now
+        authenticated = watch.authenticated or matched
         timing = Timing(
             total_us=(now - watch.received) / 1_000,
             parse_us=(watch.parsed - watch.received) / 1_000,
-            authenticate_us=max(0.0, (watch.authenticated - watch.matched) / 1_000),
-            authorize_us=(now - watch.authenticated) / 1_000,
+            match_us=(matched - watch.parsed) / 1_000,
+            authenticate_us=(authenticated - matched) / 1_000,
+            authorize_us=(now - authenticated) / 1_000,
             cache=watch.cache,
             generation=generation,
         )

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -224,11 +225,15 @@ class ConfigProblem:
 
 
 class ConfigError(Exception):
-    """The operator's file cannot be used. Carries every problem found, not only the first."""
+    """The operator's file cannot be used. Carries every problem found, not only the first.
 
-    def __init__(self, *problems: ConfigProblem) -> None:
+    ``files`` are those it was read from or would have been, with the digest of each: a change of one may mend it.
+    """
+
+    def __init__(self, *problems: ConfigProblem, files: Mapping[Path, bytes] = MappingProxyType({})) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+        self.files = files
 
 
 class Secret:
@@ -330,7 +335,6 @@ class Request:
     id: str = ""
     scheme: str = ""
     protocol: str = ""
-    size: int = -1
     source_address: IPv4Address | IPv6Address | None = None
     source_principal: str = ""
     context: Mapping[str, str] = field(default_factory=_no_headers)

@@ -8,34 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from watchfiles import awatch
+
+from authz.config.references import UNREADABLE, digest
 
 DEBOUNCE_MS: Final = 200
 POLL_MS: Final = 10_000
 """A look at the contents all the same, this often: some file systems tell of no change."""
 
 
-async def watch_files(paths: Collection[Path], on_change: Callable[[], Awaitable[None]]) -> None:
+async def watch_files(known: Mapping[Path, bytes], on_change: Callable[[], Awaitable[None]]) -> None:
     """Call ``on_change`` after each change of content, until cancelled.
 
-    Where the system cannot tell of changes (a folder that is gone, no watches left) the contents are looked at alone.
+    ``known`` are the files with :func:`digest` of what was read of them, so that a change since then counts too. Where
+    the system cannot tell of changes (a folder that is gone, no watches left) the contents are looked at alone.
     """
-    known = await asyncio.to_thread(digest_files, paths)
+    seen = dict(known)
     while True:
-        async for _ in _hints(paths):
-            now = await asyncio.to_thread(digest_files, paths)
-            if now != known:
-                known = now
+        async for _ in _hints(seen):
+            now = await asyncio.to_thread(digest_files, seen)
+            if now != seen:
+                seen = now
                 await on_change()
 
 
 async def _hints(paths: Collection[Path]) -> AsyncIterator[None]:
-    """Yield whenever something may have changed, at the latest after POLL_MS."""
+    """Yield at once, and whenever something may have changed, at the latest after POLL_MS."""
+    yield
     folders = {folder for path in paths for folder in (path.parent, path.resolve().parent) if folder.is_dir()}
     if folders:
         with contextlib.suppress(OSError, RuntimeError):  # what the watcher's own errors are
@@ -47,13 +50,12 @@ async def _hints(paths: Collection[Path]) -> AsyncIterator[None]:
     yield
 
 
-def digest_files(paths: Collection[Path]) -> bytes:
-    """Return a digest of all contents; a file that cannot be read counts as one without content."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(str(path).encode())
+def digest_files(paths: Iterable[Path]) -> dict[Path, bytes]:
+    """Return the digest of each file's content."""
+    found: dict[Path, bytes] = {}
+    for path in paths:
         try:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            found[path] = digest(path.read_bytes())
         except OSError:
-            digest.update(b"unreadable")
-    return digest.digest()
+            found[path] = UNREADABLE
+    return found

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import jwt as pyjwt
 import pytest
 
 from authz.app import App
@@ -151,6 +152,112 @@ async def test_not_ready_before_the_policy_is_in_force(tmp_path: Path) -> None:
         service.app.gate._snapshot = None
         assert (await get(f"{service.http}/readyz")).status_code == 503
         assert await answer(service) == "not_ready"
+
+
+async def test_a_change_while_the_service_starts_is_not_missed(tmp_path: Path) -> None:
+    async with fake_provider() as idp:
+        idp.answers["/jwks"] = HANG
+        file = tmp_path / "rules.yaml"
+        rules = PROVIDED.format(url=idp.url, timeout="500ms") + f"server:\n  {LOOPBACK}\n"
+        file.write_text(rules)
+        app = App(file, environ={}, observer=Observer(stream=io.StringIO()))
+        starting = asyncio.create_task(app.start())
+        await until(lambda: idp.count("/jwks") > 0)
+        # Whoever looks meanwhile sees what is waited for.
+        assert not app.view().ready
+        assert [(its.name, its.tried) for its in app.view().providers] == [("shop", False)]
+        assert app.http is not None
+        assert (await get(f"http://127.0.0.1:{app.http.port}/readyz")).status_code == 503
+        file.write_text(rules.replace("allow: anyone", "allow: nobody"))
+        await starting
+        try:
+            await until(lambda: app.view().generation == 2)
+            assert app.gate.snapshot is not None
+            assert app.gate.snapshot.policy.rules[1].access == "nobody"
+        finally:
+            await app.stop(at_once=True)
+
+
+async def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
+    async with fake_provider() as idp:
+        idp.answers["/jwks"] = HANG
+        file = tmp_path / "rules.yaml"
+        file.write_text(PROVIDED.format(url=idp.url, timeout="30s") + f"server:\n  {LOOPBACK}\n")
+        app = App(file, environ={}, observer=Observer(stream=io.StringIO()))
+        running_app = asyncio.create_task(app.run())
+        await until(lambda: idp.count("/jwks") > 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(running_app, 3)
+        assert app.gate.snapshot is None
+
+
+SECRET = """
+version: 1
+providers:
+  shop:
+    issuer: https://sso.example.com
+    audiences: [a]
+    keys: {secret: "${file:mount/key}"}
+rules:
+  - {name: shop, hosts: [a.example], paths: ["/x"], tokens_from: shop, require: any_token}
+"""
+
+
+async def test_a_renewed_secret_is_put_in_force(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    for name, secret in (("one", "1" * 32), ("two", "2" * 32)):
+        (mount / name).mkdir(parents=True)
+        (mount / name / "key").write_text(secret)
+    (mount / "..data").symlink_to("one")
+    (mount / "key").symlink_to("..data/key")
+    claims = {"iss": "https://sso.example.com", "aud": "a", "exp": 4_000_000_000}
+    async with running(tmp_path, SECRET) as service, grpc.aio.insecure_channel(service.address) as channel:
+
+        async def said(secret: str) -> str:
+            token = pyjwt.encode(claims, secret, algorithm="HS256")
+            response = await ask(channel, check_request("/x", authorization=f"Bearer {token}"))
+            return response.status.message or "allow"
+
+        assert [await said("1" * 32), await said("2" * 32)] == ["allow", "jwt_signature"]
+        (mount / "..new").symlink_to("two")
+        (mount / "..new").rename(mount / "..data")
+        await until(lambda: service.app.view().generation == 2)
+        assert [await said("1" * 32), await said("2" * 32)] == ["jwt_signature", "allow"]
+
+
+async def test_a_bad_file_is_mended_where_it_is_bad(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        written(service, SECRET)
+        await until(lambda: "cannot read" in service.app.view().last_reload_error)
+        assert await answer(service) == "allow"
+        # The rules file itself stays as it is.
+        (tmp_path / "mount").mkdir()
+        (tmp_path / "mount/key").write_text("1" * 32)
+        await until(lambda: service.app.view().generation == 2, seconds=15)
+        assert await answer(service) == "no_credential"
+
+
+async def test_a_bug_of_ours_in_a_reload_shows_and_changes_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        service.app._path = None  # type: ignore[assignment]  # what must never happen
+        with pytest.raises(AttributeError):
+            await service.app.reload()
+        assert "a reason that is ours" in service.app.view().last_reload_error
+        assert await answer(service) == "allow"
+        service.app._path = service.rules
+        written(service, CLOSED)
+        await until(lambda: service.app.view().generation == 2)
+
+
+async def test_not_ready_while_draining(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        assert (await get(f"{service.http}/readyz")).status_code == 200
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            stopping = asyncio.create_task(service.app.stop())
+            await asyncio.sleep(0.05)
+            assert (await get(f"{service.http}/readyz")).status_code == 503
+            assert (await ask(channel)).status.code == 0, "checks are answered on"
+            await stopping
 
 
 async def test_sighup_reloads(tmp_path: Path) -> None:

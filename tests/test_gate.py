@@ -69,14 +69,15 @@ class Recorder:
 class World:
     """A gate over two providers in bytes."""
 
-    def __init__(self, idp: FakeProvider) -> None:
+    def __init__(self, idp: FakeProvider, *, introspection: str = "") -> None:
         self.idp = idp
         self.clock = FakeClock()
         self.recorder = Recorder()
         self.shop, self.acme = Signer("shop"), Signer("acme")
         idp.answers |= {"/shop": jwks(self.shop), "/acme": jwks(self.acme), "/other": jwks(self.shop)}
         idp.answers["/introspect"] = json_answer({"active": True} | self.claims(ACME))
-        text = RULES.replace("identity_headers:", OTHER + "identity_headers:").replace("IDP", idp.url)
+        rules = RULES.replace("IDP/introspect}", f"IDP/introspect{introspection}}}")
+        text = rules.replace("identity_headers:", OTHER + "identity_headers:").replace("IDP", idp.url)
         self.configuration = load_text(text, path=Path("rules.yaml"), environ={"S": "s"})
         cache = EvidenceCache(max_bytes=1 << 20, clock=self.clock.monotonic_s)
         self.authenticators = {
@@ -120,7 +121,10 @@ async def test_a_token_is_proved_once_and_then_known(world: World) -> None:
     second = await world.ask("/shop", token)
     assert second == first
     assert (world.timing.cache, world.timing.generation) == ("hit", 3)
-    assert world.timing.total_us >= world.timing.authorize_us >= 0
+    its = world.timing
+    stages = its.parse_us + its.match_us + its.authenticate_us + its.authorize_us
+    assert min(its.parse_us, its.match_us, its.authenticate_us, its.authorize_us) >= 0
+    assert its.total_us == pytest.approx(stages)
 
 
 Tokens = Callable[[World], str]
@@ -230,3 +234,32 @@ async def test_a_check_keeps_the_policy_that_it_began_with(world: World) -> None
     assert world.timing.generation == 3
     assert why(await world.ask("/acme", "opaque")) is Reason.NOBODY
     assert world.timing.generation == 4
+
+
+async def test_each_stage_is_told_its_own_time(world: World) -> None:
+    world.idp.delay_s = 0.1
+    world.idp.answers["/introspect"] = http(500)
+    assert why(await world.ask("/acme", "opaque")) is Reason.PROVIDER_UNAVAILABLE
+    its = world.timing
+    assert its.authenticate_us > 90_000
+    assert max(its.parse_us, its.match_us, its.authorize_us) < 50_000
+    assert its.total_us == pytest.approx(its.parse_us + its.match_us + its.authenticate_us + its.authorize_us)
+    assert why(await world.ask("/nowhere")) is Reason.NO_RULE
+    assert (world.timing.authenticate_us, world.timing.authorize_us) == (0, 0)
+
+
+@pytest.mark.parametrize(("stale", "reason"), [("0", Reason.DEADLINE), ("60s", None)])
+async def test_a_provider_that_hangs_is_an_outage_too(stale: str, reason: Reason | None) -> None:
+    async with fake_provider() as idp:
+        world = World(idp, introspection=f", stale_if_error: {stale}")
+        assert why(await world.ask("/acme", "opaque")) is None
+        idp.answers["/introspect"] = HANG
+        world.clock.advance(31)
+        soon = asyncio.get_running_loop().time() + 0.05
+        assert why(await world.ask("/acme", "opaque", deadline_s=soon)) is reason
+        # Never past exp, and never by a key that has left.
+        world.clock.advance(30)
+        soon = asyncio.get_running_loop().time() + 0.05
+        assert why(await world.ask("/acme", "opaque", deadline_s=soon)) is Reason.DEADLINE
+        for its in world.authenticators.values():
+            await its.close()

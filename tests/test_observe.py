@@ -13,7 +13,7 @@ from authz.model import Allow, Reason, Secret, Unread
 from authz.observe import MAX_PATH_CHARS, Observer, Timing, configure_logging, redact
 from tests.core.build import principal, request
 
-TIMING = Timing(total_us=12.6, parse_us=3, authenticate_us=4, authorize_us=5, cache="hit", generation=2)
+TIMING = Timing(total_us=12.6, parse_us=3, match_us=2, authenticate_us=4, authorize_us=5, cache="hit", generation=2)
 JWT = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoaXM"
 
 
@@ -48,7 +48,7 @@ def test_a_decision_line_says_who_what_and_why() -> None:
         "client": "web",
         "cache": "hit",
         "generation": 2,
-        "us": {"total": 13, "parse": 3, "authenticate": 4, "authorize": 5},
+        "us": {"total": 13, "parse": 3, "match": 2, "authenticate": 4, "authorize": 5},
     }
     assert (second["decision"], second["reason"], second["status"]) == ("deny", "no_rule", 403)
     assert second["detail"] == "saw [redacted]"
@@ -141,13 +141,13 @@ def test_a_bug_is_told_without_its_message() -> None:
     observer = Observer(stream=io.StringIO())
     try:
         int(JWT)
-    except ValueError:
-        observer.internal_error()
+    except ValueError as error:
+        observer.internal_error(error)
     line = json.loads(log.getvalue())
     assert line["kind"] == "ValueError"
     assert "test_observe.py" in line["frames"][-1]
     assert JWT not in log.getvalue()
-    observer.internal_error()
+    observer.internal_error(None)
 
 
 def test_a_terminal_gets_colour() -> None:

@@ -24,7 +24,7 @@ async def watching(*paths: Path) -> AsyncIterator[asyncio.Event]:
     async def note() -> None:
         changed.set()
 
-    task = asyncio.create_task(watch_files(paths, note))
+    task = asyncio.create_task(watch_files(digest_files(paths), note))
     await asyncio.sleep(0.3)
     try:
         yield changed
@@ -78,3 +78,16 @@ def test_what_cannot_be_read_counts_as_without_content(rules: Path) -> None:
     before = digest_files([rules])
     rules.unlink()
     assert digest_files([rules]) != before
+
+
+async def test_a_change_before_the_watch_began_counts(rules: Path) -> None:
+    changed = asyncio.Event()
+
+    async def note() -> None:
+        changed.set()
+
+    known = digest_files([rules])
+    rules.write_text("changed while the service was still starting")
+    task = asyncio.create_task(watch_files(known, note))
+    await asyncio.wait_for(changed.wait(), SOON_S)
+    task.cancel()

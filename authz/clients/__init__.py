@@ -32,10 +32,3 @@ class ProviderEvents(Protocol):
         stale_evidence breaker_open breaker_closed tls_files_failed``.
         """
         ...
-
-
-class Silence:
-    """Tells nobody."""
-
-    def provider_event(self, provider: str, event: str, detail: str = "", seconds: float | None = None) -> None:
-        """Do nothing."""

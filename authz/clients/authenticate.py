@@ -132,9 +132,25 @@ class Authenticator:
             breaker=breaker,
         )
 
+    def match_stale(self, digest: bytes) -> Evidence | None:
+        """Return evidence older than it should be, within what the operator accepts while the provider fails."""
+        settings = self.provider.introspection
+        found = self._cache.match(digest)
+        if settings is None or not isinstance(found, Evidence) or self._clock.now_s() >= found.expires_at_s:
+            return None
+        in_time = self._clock.monotonic_s() < found.fresh_until_s + settings.stale_if_error_s
+        if not in_time or not self._is_vouched_for(found):
+            return None
+        self._events.provider_event(self.provider.name, "stale_evidence")
+        return found
+
     def _still_counts(self, evidence: Evidence) -> bool:
         if evidence.introspected and self._clock.monotonic_s() >= evidence.fresh_until_s:
             return False
+        return self._is_vouched_for(evidence)
+
+    def _is_vouched_for(self, evidence: Evidence) -> bool:
+        """Say whether the key that signed the token, if one did, is still among the provider's."""
         if evidence.key is None:
             return True
         keys = None if self.keys is None else self.keys.match_keys()
@@ -159,7 +175,6 @@ class Authenticator:
         check_claims(claims, self.provider.expectation, now_s=now_s)
         principal = read_principal(self.provider, claims)
         evidence = Evidence(
-            provider=self.provider.name,
             claims=claims,
             principal=principal,
             key=thumbprint,
@@ -181,19 +196,10 @@ class Authenticator:
         try:
             return await self._flight.run(digest, lambda: self._ask(digest, token, key, settings, jwt))
         except ProviderError:
-            stale = self._match_stale(digest, settings)
+            stale = self.match_stale(digest)
             if stale is None:
                 raise
-            self._events.provider_event(self.provider.name, "stale_evidence")
             return stale
-
-    def _match_stale(self, digest: bytes, settings: IntrospectionSettings) -> Evidence | None:
-        """Return evidence that is older than it should be, but within what the operator accepts in an outage."""
-        found = self._cache.match(digest)
-        if not isinstance(found, Evidence) or self._clock.now_s() >= found.expires_at_s:
-            return None
-        in_time = self._clock.monotonic_s() < found.fresh_until_s + settings.stale_if_error_s
-        return found if in_time else None
 
     async def _ask(
         self, digest: bytes, token: str, key: Key | None, settings: IntrospectionSettings, jwt: Jwt | None
@@ -220,7 +226,6 @@ class Authenticator:
         principal = read_principal(self.provider, answer)
         left_s = principal.expires_at_s - now_s
         evidence = Evidence(
-            provider=self.provider.name,
             claims=answer,
             principal=principal,
             key=None if key is None else key.thumbprint,

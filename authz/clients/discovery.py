@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from authz.cache import SingleFlight
 from authz.clients.http import HttpClient, render_place
+from authz.core.path import parse_host
 from authz.core.strictjson import parse_object
 from authz.model import Provider, ProviderError, Reason, Rejected
 
@@ -64,7 +66,7 @@ class Discovery:
         expected = {self._provider.issuer}
         if self._provider.internal_url is not None:
             expected |= {self._provider.internal_url, self._provider.internal_url.rstrip("/")}
-        if issuer not in expected:
+        if not isinstance(issuer, str) or issuer not in expected:
             shown = f"`{ascii(issuer)[1:-1][:200]}`" if isinstance(issuer, str) else "none"
             raise self._error(f"its issuer is {shown}, not `{self._provider.issuer}`: correct `issuer`")
         return Endpoints(
@@ -88,6 +90,10 @@ class Discovery:
             self._url.startswith("https://") or not address.startswith("http://")
         ):
             raise self._error(f"`{name}` is not https")
+        try:
+            parse_host(urlsplit(address).netloc)
+        except (Rejected, ValueError):
+            raise self._error(f"`{name}` is no url that can be called") from None
         return address
 
     def _error(self, why: str) -> ProviderError:

@@ -7,11 +7,16 @@ digest of the token bound to the provider's settings, never the token (invariant
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from authz.cache import CacheStats, TimedCache, size_of_json
 from authz.model import Claims, Principal, Provider, Reason
+
+ROLE_BYTES: Final = 80
+"""One Role, without its texts: two slots and what the allocator and the collector add."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +27,6 @@ class Evidence:
     then an introspection answer is believed without asking again.
     """
 
-    provider: str
     claims: Claims = field(repr=False)
     principal: Principal
     key: str | None
@@ -53,7 +57,8 @@ class EvidenceCache:
     def keep(self, digest: bytes, evidence: Evidence, *, keep_s: float) -> None:
         """Keep evidence for some seconds; the caller sees to it that this is not past ``exp``."""
         if keep_s > 0:
-            self._entries.put(digest, evidence, size=size_of_json(evidence.claims), keep_s=keep_s)
+            size = size_of_json(evidence.claims) + _size_of_principal(evidence.principal)
+            self._entries.put(digest, evidence, size=size, keep_s=keep_s)
 
     def refuse(self, digest: bytes, refused: Refused, *, keep_s: float) -> None:
         """Remember a refusal for some seconds, in the place of any evidence."""
@@ -64,6 +69,12 @@ class EvidenceCache:
     def stats(self) -> CacheStats:
         """Return the figures of now."""
         return self._entries.stats()
+
+
+def _size_of_principal(principal: Principal) -> int:
+    """Return what the principal's own sets take up; its texts are the claims'."""
+    sets = (principal.roles, principal.groups, principal.scopes)
+    return sum(map(sys.getsizeof, sets)) + len(principal.roles) * ROLE_BYTES
 
 
 def token_digest(provider: Provider, token: str) -> bytes:

@@ -238,9 +238,10 @@ def render_place(url: str) -> str:
     """Render a URL for the log, without user information and query."""
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        name = parsed.host
+    except (httpx.InvalidURL, ValueError):  # its decoder of host names raises the latter
         return "`bad url`"
-    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    host = f"[{name}]" if ":" in name else name
     port = f":{parsed.port}" if parsed.port is not None else ""
     return f"`{parsed.scheme}://{host}{port}{parsed.path}`"
 

@@ -8,7 +8,6 @@ nothing any more. The last good set may be kept on disk for a start with the pro
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 from typing import Final
@@ -56,6 +55,7 @@ class KeySource:
         self._forced_s = -math.inf
         self._failures = 0
         self._refreshing: asyncio.Task[None] | None = None
+        self._closed = False
         self._file = None if settings.cache_dir is None else KeyFile(provider, settings, settings.cache_dir)
         self.last_error = ""
         if settings.secret is not None:
@@ -85,12 +85,13 @@ class KeySource:
             return
         if self._file is not None:
             await self._load(self._file)
-        with contextlib.suppress(ProviderError):
-            await self._refresh()
-        self._refreshing = asyncio.create_task(self._keep_fresh())
+        if not self._closed:
+            self._refreshing = asyncio.create_task(self._keep_fresh())
+            await self._flight.settle(_FLIGHT, self._fetch)  # the attempt that the task begins with
 
     async def close(self) -> None:
         """End what is under way."""
+        self._closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait((self._refreshing,))
@@ -140,28 +141,29 @@ class KeySource:
                 raise ProviderError(Reason.KEYS_UNAVAILABLE, self.last_error, retry_after_s=5) from None
             raise
 
-    async def _refresh(self) -> None:
-        await self._flight.run(_FLIGHT, self._fetch)
-
     async def _keep_fresh(self) -> None:
         while True:
+            await self._flight.settle(_FLIGHT, self._fetch)
             pause_s = self._settings.refresh_s
             if self._failures:
                 pause_s = min(pause_s, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 16))
             await asyncio.sleep(pause_s * random.uniform(1 - JITTER, 1))  # noqa: S311 - spreads load, guards nothing
-            with contextlib.suppress(ProviderError):
-                await self._refresh()
 
     async def _fetch(self) -> KeySet:
         begun_s = self._clock.monotonic_s()
+        why = "the fetch ended unexpectedly"
+        keys: KeySet | None = None
         try:
             raw = await self._http.fetch(await self._url())
             keys = parse_key_set(raw)
         except ProviderError as error:
-            self._failures += 1
-            self.last_error = error.detail
-            self._events.provider_event(self._provider.name, "keys_failed", error.detail)
+            why = error.detail
             raise
+        finally:
+            if keys is None:  # also for a bug of ours: what is not refreshed must show
+                self._failures += 1
+                self.last_error = why
+                self._events.provider_event(self._provider.name, "keys_failed", why)
         # The age counts from before the fetch: what was published meanwhile may not be in it.
         if self._keys is None or keys.thumbprints != self._keys.thumbprints or self._failures:
             detail = "; ".join(keys.skipped[:8])

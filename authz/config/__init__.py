@@ -1,7 +1,7 @@
 """The operator's file: from text to a compiled, frozen Policy, or to every problem with file, line and path.
 
-Nothing else in the program reads the environment, and nothing reads a file of the operator's after this but to notice
-that it changed.
+Nothing else in the program reads the environment. Read again later are only files that others renew: certificates, a
+provider's ``ca_file``, a projected token.
 """
 
 from authz.config.compile import Configuration, load, load_text

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from authz.config.document import Document, Loc, parse_document
+from authz.config.document import MAX_BYTES, Document, Loc, parse_document
 from authz.config.listeners import compile_server
 from authz.config.problems import Problems
 from authz.config.providers import compile_provider
-from authz.config.references import References
+from authz.config.references import UNREADABLE, References, digest
 from authz.config.rules import RulesCompiler, compile_identity
 from authz.config.schema import RulesFile
 from authz.config.settings import ServerSettings
 from authz.config.shape import parse_shape
 from authz.core.cors import Cors
-from authz.core.headers import plan_identity
 from authz.core.hosts import HostIndex, HostKind, index_hosts, parse_host_pattern
 from authz.core.policy import Policy
 from authz.core.tables import Relation, build_guards, build_tables
@@ -26,18 +23,18 @@ from authz.model import ConfigError, ConfigProblem, Provider
 
 _Key = tuple[HostKind, str]
 
-MAX_FILE_BYTES: Final = 4 * 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """All that one rules file says, compiled. ``files`` are what it was read from: a change of one is a reload."""
+    """All that one rules file says, compiled.
+
+    ``files`` are what it was read from, each with the digest of its content then: a change of one is a reload.
+    """
 
     policy: Policy
     providers: Mapping[str, Provider]
     server: ServerSettings
-    files: frozenset[Path]
-    text_digest: str
+    files: Mapping[Path, bytes]
 
 
 def load(path: Path, *, environ: Mapping[str, str]) -> Configuration:
@@ -49,13 +46,17 @@ def load(path: Path, *, environ: Mapping[str, str]) -> Configuration:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-        text = raw.decode("utf-8-sig")
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(ConfigProblem(file=str(path), message=f"cannot be read: {_why(error)}")) from None
+        why = f"cannot be read: {(error.strerror or 'unreadable').lower()}"
+        raise ConfigError(ConfigProblem(file=str(path), message=why), files={path.absolute(): UNREADABLE}) from None
+    try:
+        # What is too large was cut anywhere, also inside a character.
+        text = raw.decode("utf-8", "strict" if len(raw) <= MAX_BYTES else "replace")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(ConfigProblem(file=str(path), line=line, message="not utf-8: save it as utf-8")) from None
+        problem = ConfigProblem(file=str(path), line=line, message="not utf-8: save it as utf-8")
+        raise ConfigError(problem, files={path.absolute(): digest(raw)}) from None
     return load_text(text, path=path, environ=environ)
 
 
@@ -66,10 +67,19 @@ def load_text(text: str, *, path: Path, environ: Mapping[str, str]) -> Configura
         ConfigError: with every problem found.
 
     """
+    files = {path.absolute(): digest(text.encode("utf-8", "surrogatepass"))}
+    try:
+        return _load_text(text.removeprefix("\ufeff"), path, environ, files)
+    except ConfigError as error:
+        raise ConfigError(*error.problems, files=files) from None
+
+
+def _load_text(text: str, path: Path, environ: Mapping[str, str], files: dict[Path, bytes]) -> Configuration:
+    """Compile, and note in ``files`` what else was read."""
     document = parse_document(text, file=str(path))
     problems = Problems(document, file=str(path))
     folder = path.absolute().parent
-    references = References(folder=folder, environ=environ, problems=problems)
+    references = References(folder=folder, environ=environ, problems=problems, files=files)
     value = references.resolve(document.value)
     # What a missing reference brings is no value, which the schema would only report once more.
     problems.raise_if_any()
@@ -83,8 +93,7 @@ def load_text(text: str, *, path: Path, environ: Mapping[str, str]) -> Configura
         policy=configuration[0],
         providers=configuration[1],
         server=configuration[2],
-        files=frozenset({path.absolute(), *references.files}),
-        text_digest=hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16],
+        files=files,
     )
 
 
@@ -113,7 +122,6 @@ def _compile(
         guards=guards,
         tables=tables,
         guard_tables=guard_tables,
-        identity=plan_identity(identity),
         cors=cors,
         trusted_hops=shape.client_address.trusted_hops,
     )
@@ -156,7 +164,3 @@ def _relations(
         relations[pattern.key] = Relation(word)
         lines[pattern.key] = document.line(loc)
     return relations, lines
-
-
-def _why(error: OSError) -> str:
-    return (error.strerror or "unreadable").lower()

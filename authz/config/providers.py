@@ -34,6 +34,7 @@ from authz.config.schema import (
 )
 from authz.core.jwk import KeySet, key_set_from_pem, key_set_from_secret, parse_key_set
 from authz.core.jwt import SYMMETRIC
+from authz.core.path import parse_host
 from authz.model import (
     ClaimPlaces,
     ClientAuth,
@@ -43,6 +44,7 @@ from authz.model import (
     KeySettings,
     Provider,
     ProviderError,
+    Rejected,
     Secret,
     TokenUse,
 )
@@ -169,6 +171,8 @@ class _Compiler:
             return "is no url: write one such as `https://sso.example.com/realms/shop`"
         if url.scheme not in {"http", "https"} or not host or text != text.strip() or not text.isprintable():
             return "is no url: write one such as `https://sso.example.com/realms/shop`"
+        if _is_odd(url.netloc.rpartition("@")[2]):
+            return "has a host that cannot be called: write a name, or an address"
         if url.username is not None or url.fragment or (url.query and not query):
             return "has user information, a query or a fragment: leave that out"
         if url.scheme == "http" and not plain and not _is_inside(host):
@@ -326,6 +330,14 @@ class _Compiler:
 
     def _absolute(self, name: str | None) -> str | None:
         return None if name is None else str(self._folder / name)
+
+
+def _is_odd(netloc: str) -> bool:
+    try:
+        parse_host(netloc)
+    except Rejected:
+        return True
+    return False
 
 
 def _is_inside(host: str) -> bool:

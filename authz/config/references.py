@@ -7,6 +7,7 @@ requirement.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,25 @@ _MAY_BE_NULL: Final[frozenset[Loc]] = frozenset({("server", "http")})
 _REFERENCE: Final = re.compile(r"\$\{(env|file):([^${}]+)\}")
 
 
-class References:
-    """Resolves one file's references, and remembers which files they named."""
+UNREADABLE: Final = b""
+"""Stands for the content of a file that cannot be read."""
 
-    def __init__(self, *, folder: Path, environ: Mapping[str, str], problems: Problems) -> None:
+
+def digest(raw: bytes) -> bytes:
+    """Return what changes when a file's content does."""
+    return hashlib.sha256(raw).digest()
+
+
+class References:
+    """Resolves one file's references, and notes in ``files`` those they named, with the digest of what was read."""
+
+    def __init__(
+        self, *, folder: Path, environ: Mapping[str, str], problems: Problems, files: dict[Path, bytes]
+    ) -> None:
         self._folder = folder
         self._environ = environ
         self._problems = problems
-        self.files: set[Path] = set()
+        self._files = files
 
     def resolve(self, value: Any, loc: Loc = ()) -> Any:
         """Return the value with every reference replaced; what cannot be is a problem, and None."""
@@ -74,14 +86,18 @@ class References:
         if not value:
             self._problems.add(loc, f"environment variable `{name}` is not set, or empty: set it before the start")
             return None
+        if not _is_utf8(value):
+            self._problems.add(loc, f"environment variable `{name}` is not utf-8: write it as text")
+            return None
         return value
 
     def _from_file(self, name: str, loc: Loc) -> str | None:
         path = self._folder / name
-        self.files.add(path)
+        self._files[path] = UNREADABLE
         try:
             with path.open("rb") as file:
                 raw = file.read(MAX_FILE_BYTES + 1)
+            self._files[path] = digest(raw)
             text = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except OSError as error:
             self._problems.add(loc, f"cannot read {show(str(path))}: {(error.strerror or 'unreadable').lower()}")
@@ -93,3 +109,12 @@ class References:
             self._problems.add(loc, f"{show(str(path))} is empty, or larger than {MAX_FILE_BYTES} bytes")
             return None
         return text
+
+
+def _is_utf8(value: str) -> bool:
+    """Say whether an environment variable's bytes were UTF-8; what was not stands in it as lone surrogates."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -45,7 +45,9 @@ def check_claims(claims: Claims, expectation: Expectation, *, now_s: float, intr
 
 
 def check_times(claims: Claims, expectation: Expectation, *, now_s: float) -> None:
-    """Judge ``exp`` and ``nbf``, which change with time alone: all that is judged again at each cache hit.
+    """Judge ``exp`` and ``nbf``, which change with time alone.
+
+    Evidence that was kept is not judged by this again: it is not used from ``exp`` on, leeway or not.
 
     Not checked: that ``exp`` is there, where ``introspection_may_lack`` names it; :func:`check_claims` did that.
 

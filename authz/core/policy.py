@@ -169,7 +169,6 @@ class Policy:
     guards: tuple[Guard, ...]
     tables: HostIndex[Table]
     guard_tables: HostIndex[Node[tuple[GuardEntry, ...]]]
-    identity: IdentityHeaders = field(default_factory=IdentityHeaders)
     cors: HostIndex[Cors] = field(default_factory=lambda: HostIndex({}, {}, {}, None))
     trusted_hops: int = 0
 

@@ -64,7 +64,6 @@ def parse_check(raw: bytes) -> Request:
         id=seen.get("x-request-id") or http.id,
         scheme=http.scheme,
         protocol=http.protocol,
-        size=http.size,
         source_address=_read_address(attributes.source.address.socket_address.address),
         source_principal=attributes.source.principal,
         context=dict(attributes.context_extensions),

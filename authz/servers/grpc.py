@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from grpc_reflection.v1alpha import reflection
 from authz.config.settings import Listener, ServerSettings, TlsSettings
 from authz.core.answers import Refusal, render_deny
 from authz.gate import Gate
-from authz.model import ConfigError, ConfigProblem, Decision, Reason, Rejected
+from authz.model import ConfigError, ConfigProblem, Decision, Deny, Reason, Rejected
 from authz.observe import Observer
 from authz.pb.envoy.service.auth.v3 import external_auth_pb2
 from authz.servers.envoy import describe_check, parse_check, render_check
@@ -33,6 +34,9 @@ SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].
 
 TRANSPORT_MAX_BYTES: Final = 64 * 1024 * 1024
 """Above any ``with_request_body.max_request_bytes`` that Envoy's own buffers allow in a shipped configuration."""
+
+MAX_DESCRIBED_BYTES: Final = 4 * 1024 * 1024
+"""A larger CheckRequest is refused without a look at whose it was."""
 
 MARGIN_S: Final = 0.020
 MARGIN_SHARE: Final = 0.10
@@ -56,36 +60,40 @@ class CheckHandler:
     async def check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         """Answer one serialized ``CheckRequest``."""
         received_ns = perf_counter_ns()
+        self.last_s = asyncio.get_running_loop().time()
         self.in_flight += 1
         try:
             decision = await self._decide(raw, context, received_ns)
             return render_check(decision).SerializeToString()
-        except Exception:  # noqa: BLE001 - the one place where all that is left becomes a Deny
+        except Exception as error:  # noqa: BLE001 - the one place where all that is left becomes a Deny
             # The transport's last line, the only one of its kind: our own bug must not become an RPC error.
-            # Nothing that may have failed is asked again.
-            self._observer.internal_error()
+            with contextlib.suppress(Exception):  # what failed may fail again
+                self._observer.internal_error(error)
+                decision = self._refuse(Reason.INTERNAL, raw, received_ns)
+                return render_check(decision).SerializeToString()
             return _INTERNAL
         finally:
             self.in_flight -= 1
 
     async def _decide(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any], received_ns: int) -> Decision:
         if self.in_flight > self._settings.max_inflight:
-            return self._gate.refuse(Reason.OVERLOADED, received_ns=received_ns)
+            return self._refuse(Reason.OVERLOADED, raw, received_ns)
         if len(raw) > self._settings.max_request_bytes:
             detail = f"a CheckRequest of {len(raw)} bytes, at most {self._settings.max_request_bytes} are read"
-            return self._gate.refuse(Reason.REQUEST_TOO_LARGE, detail=detail, received_ns=received_ns)
+            return self._refuse(Reason.REQUEST_TOO_LARGE, raw, received_ns, detail)
         try:
             request = parse_check(raw)
         except Rejected as rejected:
-            seen = describe_check(raw)
-            return self._gate.refuse(rejected.reason, detail=rejected.detail, request=seen, received_ns=received_ns)
-        now_s = asyncio.get_running_loop().time()
-        self.last_s = now_s
+            return self._refuse(rejected.reason, raw, received_ns, rejected.detail)
         budget_s = self._settings.deadline_ms / 1_000
         left_s = context.time_remaining()
         if left_s is not None:
             budget_s = min(budget_s, left_s - max(MARGIN_S, left_s * MARGIN_SHARE))
-        return await self._gate.check(request, received_ns=received_ns, deadline_s=now_s + budget_s)
+        return await self._gate.check(request, received_ns=received_ns, deadline_s=self.last_s + budget_s)
+
+    def _refuse(self, reason: Reason, raw: bytes, received_ns: int, detail: str = "") -> Deny:
+        seen = describe_check(raw) if len(raw) <= MAX_DESCRIBED_BYTES else None
+        return self._gate.refuse(reason, detail=detail, request=seen, received_ns=received_ns)
 
 
 class GrpcServer:
@@ -159,15 +167,23 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> int:
 def _remove_socket(path: Path) -> None:
     """Take away a socket that a former run left over; anything else stays where it is."""
     try:
-        if stat.S_ISSOCK(path.lstat().st_mode):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            why = "something stands there that is no socket: remove it, or choose another path"
+        elif _is_answered(path):
+            why = "another process listens there"
+        else:
             path.unlink()
             return
-        why = "something stands there that is no socket: remove it, or choose another path"
     except FileNotFoundError:
         return
     except OSError as error:
         why = (error.strerror or "not usable").lower()
     raise ConfigError(ConfigProblem(message=f"cannot listen on `unix:{path}`: {why}", path="server.grpc"))
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
 
 
 def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:

@@ -82,8 +82,9 @@ class HttpServer:
         """Stop serving."""
         self._server.should_exit = True
         if self._task is not None:
-            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-                await asyncio.wait_for(self._task, STOP_S)
+            await asyncio.wait((self._task,), timeout=STOP_S)
+            self._task.cancel()
+            await asyncio.wait((self._task,))
 
     async def _serve(self, bound: socket.socket) -> None:
         # uvicorn's own `serve` takes the process's signals, which are the application's.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from authz.clients.authenticate import token_digest
+from authz.core.base64url import render_base64url
 from authz.model import ProviderError, Reason
 from tests.clients.conftest import ISSUER, Make, refused
 from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, http, json_answer, jwks
@@ -77,17 +80,15 @@ async def test_ten_thousand_unknown_keys_make_one_fetch(
 ) -> None:
     shop = make()
     await shop.start()
-    stranger, token = Signer("k0"), ""
-    head, payload, signature = stranger.sign(claims).split(".")
-    del head
-    reasons: dict[Reason, int] = {}
-    for n in range(10_000):
-        other = stranger.sign(claims, kid=f"k{n}x").split(".")[0] if n % 1_000 == 0 else None
-        token = f"{other}.{payload}.{signature}" if other else token
-        reason, _ = await refused(shop.authenticate(token))
-        reasons[reason] = reasons.get(reason, 0) + 1
+    _, payload, signature = Signer("k0").sign(claims).split(".")
+    heads = [render_base64url(json.dumps({"alg": "ES256", "kid": f"k{n}x"}).encode()) for n in range(10_000)]
+    token = f"{heads[0]}.{payload}.{signature}"
+    waiting = [asyncio.create_task(refused(shop.authenticate(f"{head}.{payload}.{signature}"))) for head in heads]
+    reasons = Counter(reason for reason, _ in await asyncio.gather(*waiting))
     assert idp.count("/jwks") == 2
-    assert reasons == {Reason.JWT_UNKNOWN_KEY: 1, Reason.KEY_REFETCH_HELD_BACK: 9_999}
+    # All of them came before the one fetch was over, so for all of them its answer is the newest there is.
+    assert reasons == {Reason.JWT_UNKNOWN_KEY: 10_000}
+    assert (await refused(shop.authenticate(token)))[0] is Reason.KEY_REFETCH_HELD_BACK
     # Known keys never wait for that.
     assert (await shop.authenticate(signer.sign(claims))).principal.subject == "alice"
     clock.advance(30)
@@ -232,6 +233,8 @@ async def test_discovery_leads_to_the_keys_under_the_internal_url(
         ({"issuer": "https://evil.example.com"}, "correct `issuer`"),
         ({"issuer": ISSUER + "/"}, "correct `issuer`"),
         ({"issuer": None}, "correct `issuer`"),
+        ({"issuer": []}, "correct `issuer`"),
+        ({"issuer": {}}, "correct `issuer`"),
         ({"jwks_uri": "https://evil.example.com/jwks"}, "under neither"),
         ({"jwks_uri": ISSUER + "x/jwks"}, "under neither"),
         ({"jwks_uri": 7}, "is no text"),
@@ -296,3 +299,91 @@ async def test_a_token_of_another_issuer_asks_nobody(
     del claims["iss"]
     assert (await refused(shop.authenticate(signer.sign(claims))))[0] is Reason.ISSUER_MISSING
     assert len(idp.calls) == before
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://xn--/keys", "https://127.0.0.1:99999/k", "https:///k", "https://a b/k", "ftp://a/k", "https://[::1/k"],
+)
+async def test_an_address_that_cannot_be_called_is_the_providers_failure(
+    address: str, make: Make, signer: Signer, claims: dict[str, Any], idp: FakeProvider
+) -> None:
+    idp.answers["/conf"] = discovered(idp, jwks_uri=address)
+    shop = make(keys=INTERNAL | {"discovery": f"{idp.url}/conf"})
+    await shop.start()
+    reason, detail = await refused(shop.authenticate(signer.sign(claims)))
+    assert reason is Reason.KEYS_UNAVAILABLE
+    assert "unusable discovery document" in detail
+    idp.answers["/conf"] = discovered(idp, jwks_uri=f"{idp.url}/jwks")
+
+
+async def test_an_encrypted_way_never_leads_down_to_a_plain_one(make: Make, idp: FakeProvider) -> None:
+    shop = make(keys=INTERNAL | {"discovery": "https://sso.example.com/conf"})
+    assert shop.discovery is not None
+    with pytest.raises(ProviderError, match="is not https"):
+        shop.discovery._address({"jwks_uri": f"{idp.url}/jwks"}, "jwks_uri")
+    assert shop.discovery._address({"jwks_uri": "https://sso.example.com/jwks"}, "jwks_uri")
+
+
+async def test_whatever_a_provider_answers_it_is_asked_again(
+    make: Make, signer: Signer, claims: dict[str, Any], idp: FakeProvider
+) -> None:
+    shop = make(keys=INTERNAL | {"discovery": f"{idp.url}/conf", "refresh_s": 0.02})
+    for odd in (
+        discovered(idp, issuer=[]),
+        b"",
+        http(500),
+        json_answer([]),
+        discovered(idp, jwks_uri="https://xn--/k"),
+    ):
+        idp.answers["/conf"] = odd
+        if idp.count("/conf") == 0:
+            await shop.start()
+        before = idp.count("/conf")
+        async with asyncio.timeout(10):
+            while idp.count("/conf") < before + 2:
+                await asyncio.sleep(0.01)
+        assert not shop.status().healthy
+    idp.answers["/conf"] = discovered(idp, jwks_uri=f"{idp.url}/jwks")
+    async with asyncio.timeout(10):
+        while not shop.status().healthy:
+            await asyncio.sleep(0.01)
+    assert (await shop.authenticate(signer.sign(claims))).principal.subject == "alice"
+
+
+async def test_a_bug_of_ours_does_not_end_the_refreshing(
+    make: Make, signer: Signer, claims: dict[str, Any], idp: FakeProvider, events: Events
+) -> None:
+    bugs = [RuntimeError("a bug"), RuntimeError("another")]
+    told = events.provider_event
+
+    def fail_twice(provider: str, event: str, detail: str = "", seconds: float | None = None) -> None:
+        if event == "keys_loaded" and bugs:
+            raise bugs.pop()
+        told(provider, event, detail, seconds)
+
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context.get("exception")))
+    events.provider_event = fail_twice  # type: ignore[method-assign]  # the place that fails
+    shop = make(keys={"refresh_s": 0.02})
+    await shop.start()
+    async with asyncio.timeout(10):
+        while not shop.status().healthy:
+            await asyncio.sleep(0.01)
+    assert (await shop.authenticate(signer.sign(claims))).principal.subject == "alice"
+    gc.collect()
+    assert [str(its) for its in reported] == ["another", "a bug"]
+
+
+async def test_a_source_that_is_closed_while_it_starts_leaves_nothing_behind(
+    make: Make, idp: FakeProvider, tmp_path: Path
+) -> None:
+    idp.answers["/jwks"] = HANG
+    shop = make(keys={"cache_dir": str(tmp_path)})
+    before = asyncio.all_tasks()
+    start = asyncio.create_task(shop.start())
+    await asyncio.sleep(0)
+    await shop.close()
+    await asyncio.wait_for(start, 5)
+    await asyncio.sleep(0.05)
+    assert {its.get_coro().__qualname__ for its in asyncio.all_tasks() - before} <= {"FakeProvider.serve"}  # type: ignore[union-attr]

@@ -53,7 +53,7 @@ def test_what_envoy_saw() -> None:
     assert (found.method, found.host.name, found.host.port) == ("GET", "a.example", 80)
     assert (found.target.segments, found.target.query) == (("x",), "a=b")
     assert found.headers == {"accept": "x", "x-two": "y"}
-    assert (found.id, found.scheme, found.protocol, found.size) == ("7", "http", "HTTP/2", -1)
+    assert (found.id, found.scheme, found.protocol) == ("7", "http", "HTTP/2")
     assert found.source_address == ip_address("192.0.2.1")
     assert (found.source_principal, found.context) == ("spiffe://x", {"tier": "gold"})
     assert parse_check(message(x_request_id="mine").SerializeToString()).id == "mine"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, PingAckReceived
 
 from authz.app import App
 from authz.model import ConfigError
@@ -39,10 +44,16 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
 async def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "data"
     file.write_text("precious")
-    for address, why in ((file, "no socket"), (file / "authz.sock", "not a directory")):
-        with pytest.raises(ConfigError, match=why):
-            async with running(tmp_path, server=f'grpc: [{{address: "unix:{address}"}}]\n  http: null'):
-                pass
+    taken = tmp_path / "taken.sock"
+    cases = ((file, "no socket"), (file / "authz.sock", "not a directory"), (taken, "another process listens"))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(taken))
+        other.listen()
+        for address, why in cases:
+            with pytest.raises(ConfigError, match=why):
+                async with running(tmp_path, server=f'grpc: [{{address: "unix:{address}"}}]\n  http: null'):
+                    pass
+        assert taken.is_socket()
     assert file.read_text() == "precious"
 
 
@@ -75,6 +86,7 @@ async def test_mutual_tls(tmp_path: Path) -> None:
     cert, key = authority.issue("server")
     files = f"cert_file: {cert}, key_file: {key}, client_ca_file: {authority.file}"
     tls = f'grpc: [{{address: "127.0.0.1:0", tls: {{{files}}}}}]\n  http: null'
+    authority_pem = authority.file.read_bytes()
     async with running(tmp_path, server=tls) as service:
 
         async def works(issuer: Authority | None) -> bool:
@@ -82,7 +94,7 @@ async def test_mutual_tls(tmp_path: Path) -> None:
             if issuer is not None:
                 client = issuer.issue("client")
                 pair = client[1].read_bytes(), client[0].read_bytes()
-            credentials = grpc.ssl_channel_credentials(authority.file.read_bytes(), *pair)
+            credentials = grpc.ssl_channel_credentials(authority_pem, *pair)
             async with grpc.aio.secure_channel(service.address, credentials) as channel:
                 try:
                     return bool((await ask(channel, timeout_s=3)).status.code == 0)
@@ -92,6 +104,10 @@ async def test_mutual_tls(tmp_path: Path) -> None:
         assert await works(authority)
         assert not await works(stranger)
         assert not await works(None)
+        # The file that says whose callers count is read again too.
+        shutil.copy(stranger.file, authority.file)
+        assert await works(stranger)
+        assert not await works(authority)
 
 
 async def test_an_oversized_check_is_an_answer(tmp_path: Path) -> None:
@@ -131,6 +147,8 @@ async def test_checks_over_the_limit_are_answered_and_not_refused_by_the_transpo
                 reasons = sorted(its.status.message for its in answers)
                 assert reasons == ["overloaded"] * 7 + ["token_inactive"] * 3
                 assert {its.denied_response.status.code for its in answers} == {401, 503}
+            lines = [line for line in service.lines if line["reason"] == "overloaded"]
+            assert {(line["id"], line["host"], line["path"]) for line in lines} == {("", "a.example", "/x")}
 
 
 @pytest.mark.parametrize(("deadline_ms", "caller_s"), [(200, 5.0), (5_000, 0.5)])
@@ -198,13 +216,69 @@ async def test_checks_under_way_finish_while_draining(tmp_path: Path) -> None:
                     await ask(channel, timeout_s=1)
 
 
+@contextlib.asynccontextmanager
+async def counted(port: int) -> AsyncIterator[tuple[str, list[int]]]:
+    """Pass connections on to a port, and note each."""
+    seen: list[int] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(len(seen))
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+    finally:
+        server.close()
+
+
 async def test_a_connection_grows_old_without_a_lost_check(tmp_path: Path) -> None:
-    server = "max_connection_age_s: 1\n  max_connection_age_grace_s: 5"
-    async with running(tmp_path, server=server) as service, grpc.aio.insecure_channel(service.address) as channel:
-        until = asyncio.get_running_loop().time() + 2.5
-        while asyncio.get_running_loop().time() < until:
-            assert (await ask(channel)).status.code == 0
-            await asyncio.sleep(0.005)
+    async with fake_provider() as idp:
+        idp.answers["/introspect"] = json_answer({"active": False})
+        idp.delay_s = 0.4
+        server = "max_connection_age_s: 1\n  max_connection_age_grace_s: 5"
+        rules = PROVIDED.format(url=idp.url)
+        async with running(tmp_path, rules, server=server, environ={"S": "s"}) as service:
+            async with counted(service.app.grpc.ports[0]) as (address, connections):
+                async with grpc.aio.insecure_channel(address) as channel:
+                    until = asyncio.get_running_loop().time() + 3
+
+                    async def call(caller: int) -> int:
+                        number = 0
+                        while asyncio.get_running_loop().time() < until:
+                            token = f"Bearer t{caller}-{number}"
+                            answer = await ask(channel, check_request(authorization=token))
+                            assert answer.status.message == "token_inactive"
+                            number += 1
+                        return number
+
+                    answered = await asyncio.gather(*(call(caller) for caller in range(20)))
+                assert min(answered) >= 3
+                assert len(connections) >= 3, "each lived a second, with checks under way at its end"
+
+
+async def test_a_proxy_may_ping_an_idle_connection_and_is_told_the_limit(tmp_path: Path) -> None:
+    async with running(tmp_path, server="max_concurrent_streams: 77") as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.app.grpc.ports[0])
+        caller = H2Connection()
+        caller.initiate_connection()
+        seen: list[object] = []
+        for number in range(20):
+            caller.ping(number.to_bytes(8, "big"))
+            writer.write(caller.data_to_send())
+            seen += caller.receive_data(await asyncio.wait_for(reader.read(65_536), 5))
+            await asyncio.sleep(0.1)
+        writer.close()
+        assert not [its for its in seen if isinstance(its, ConnectionTerminated)], "pings are no abuse"
+        assert len([its for its in seen if isinstance(its, PingAckReceived)]) >= 19
+        assert caller.remote_settings.max_concurrent_streams == 77
 
 
 async def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
@@ -237,6 +311,36 @@ def test_sigterm_drains_and_ends_with_0(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "draining" in log
     assert "stopped" in log
+
+
+async def test_sigterm_loses_no_check_that_is_under_way(tmp_path: Path) -> None:
+    async with fake_provider() as idp:
+        idp.answers["/introspect"] = json_answer({"active": False})
+        idp.delay_s = 0.7
+        file, address = tmp_path / "rules.yaml", f"unix:{tmp_path}/authz.sock"
+        server = f'grpc: [{{address: "{address}"}}]\n  http: null'
+        file.write_text(f"{PROVIDED.format(url=idp.url)}\nserver:\n  {server}\n")
+        command = [sys.executable, "-m", "authz", "serve", str(file)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"S": "s"})
+        try:
+            async with grpc.aio.insecure_channel(address) as channel:
+                async with asyncio.timeout(30):
+                    while not Path(address.removeprefix("unix:")).exists():
+                        await asyncio.sleep(0.02)
+                await ask(channel, check_request("/warm", "other.example"))
+                messages = [check_request(authorization=f"Bearer t{number}") for number in range(30)]
+                under_way = [asyncio.create_task(ask(channel, its)) for its in messages]
+                async with asyncio.timeout(30):
+                    while idp.count("/introspect") < 30:
+                        await asyncio.sleep(0.01)
+                process.send_signal(signal.SIGTERM)
+                answers = await asyncio.gather(*under_way)
+                assert {its.status.message for its in answers} == {"token_inactive"}
+            await asyncio.to_thread(process.communicate, timeout=30)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def test_a_bad_file_opens_no_socket_and_ends_with_2(tmp_path: Path) -> None:
