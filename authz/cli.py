@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def main() -> None:
 @click.argument("file", type=_FILE)
 def serve(file: Path) -> None:
     """Serve the rules of FILE until SIGTERM. SIGHUP, or a change of its files, reloads them."""
+    # Until the handler of reloads is there: the system would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log, decisions = LineQueue(sys.stderr), LineQueue(sys.stdout)
     configure_logging(stream=log, colour=None)
     observer = Observer(stream=decisions)

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from authz.clients.authenticate import Authenticator, token_digest
 from authz.core.answers import Refusal, render_deny
-from authz.core.authorize import NOBODY_ASKS, Proof, authorize, decide_preflight
-from authz.core.cors import Cors, match_preflight
+from authz.core.authorize import NOBODY_ASKS, Proof, authorize, decide_preflight, match_asked_method
+from authz.core.cors import Cors
 from authz.core.credentials import match_credential
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt
 from authz.core.path import check_accepted
@@ -114,7 +114,7 @@ class Gate:
         cors: Cors | None = None
         try:
             cors = policy.cors.match_first(request.host.name)
-            wanted = match_preflight(request) if cors is not None else None
+            wanted = match_asked_method(policy, cors, request)
             if cors is not None and wanted is not None:
                 return decide_preflight(policy, cors, request, wanted)
             match = _match(policy, request)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -115,6 +115,7 @@ class Observer:
         self.denies_only = False
         self._pretty = stream.isatty()
         self._log = structlog.get_logger("authz")
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # else twice the series, for times nobody asks for
         self.registry = CollectorRegistry()
         self._decisions = Counter(
             "authz_decisions",

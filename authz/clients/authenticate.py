@@ -13,7 +13,7 @@ from authz.clients.evidence import Evidence, EvidenceCache, Refused, token_diges
 from authz.clients.http import HttpClient
 from authz.clients.introspection import Breaker, Introspector
 from authz.clients.jwks import KeySource
-from authz.core.claims import check_claims, check_times, read_principal
+from authz.core.claims import check_claims, check_times, expires_at, read_principal
 from authz.core.jwk import Key
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt, verify_jwt
 from authz.model import Claims, IntrospectionSettings, Provider, ProviderError, Reason, Rejected, TokenUse
@@ -84,7 +84,7 @@ class Authenticator:
         Not from ``exp`` on: the leeway's seconds are judged afresh. Not once the key has left the provider's set.
         """
         found = self._cache.match(digest)
-        if found.__class__ is not Evidence or now_s >= found.expires_at_s:
+        if found is None or now_s >= found.expires_at_s:
             return None
         return found if self._still_counts(found) else None
 
@@ -108,6 +108,8 @@ class Authenticator:
             raise Rejected(Reason.ISSUER_MISMATCH if "iss" in jwt.claims else Reason.ISSUER_MISSING)
         key = await self._verify(jwt)
         if settings is not None and _is_asked_about(jwt, settings):
+            if "cnf" in jwt.claims:  # whatever the provider's answer leaves out
+                raise Rejected(Reason.PROOF_MISSING, "the token is bound to a key (`cnf`), and no proof is checked")
             check_times(jwt.claims, self.provider.expectation, now_s=self._clock.now_s())
             return await self._introspect(digest, token, key, settings, jwt)
         if key is None:
@@ -136,17 +138,20 @@ class Authenticator:
         """Return evidence older than it should be, within what the operator accepts while the provider fails."""
         settings = self.provider.introspection
         found = self._cache.match(digest)
-        if settings is None or not isinstance(found, Evidence) or self._clock.now_s() >= found.expires_at_s:
+        if settings is None or found is None or self._clock.now_s() >= found.expires_at_s:
             return None
-        in_time = self._clock.monotonic_s() < found.fresh_until_s + settings.stale_if_error_s
-        if not in_time or not self._is_vouched_for(found):
+        if found.asked_s is None or not self._is_vouched_for(found):
+            return None
+        if self._clock.monotonic_s() >= found.asked_s + settings.cache_s + settings.stale_if_error_s:
             return None
         self._events.provider_event(self.provider.name, "stale_evidence")
         return found
 
     def _still_counts(self, evidence: Evidence) -> bool:
-        if evidence.introspected and self._clock.monotonic_s() >= evidence.fresh_until_s:
-            return False
+        if evidence.asked_s is not None:
+            settings = self.provider.introspection  # of now: a reload may believe answers for less long
+            if settings is None or self._clock.monotonic_s() >= evidence.asked_s + settings.cache_s:
+                return False
         return self._is_vouched_for(evidence)
 
     def _is_vouched_for(self, evidence: Evidence) -> bool:
@@ -178,9 +183,8 @@ class Authenticator:
             claims=claims,
             principal=principal,
             key=thumbprint,
-            introspected=False,
+            asked_s=None,
             expires_at_s=principal.expires_at_s,
-            fresh_until_s=math.inf,
         )
         self._cache.keep(digest, evidence, keep_s=principal.expires_at_s - now_s)
         return evidence
@@ -188,10 +192,11 @@ class Authenticator:
     async def _introspect(
         self, digest: bytes, token: str, key: Key | None, settings: IntrospectionSettings, jwt: Jwt | None = None
     ) -> Evidence:
-        found = self._cache.match(digest)
-        if isinstance(found, Refused):
-            raise Rejected(found.reason, found.detail)
-        if isinstance(found, Evidence) and self._clock.now_s() < found.expires_at_s and self._still_counts(found):
+        refused = self._cache.match_refused(digest)
+        if refused is not None:
+            raise Rejected(refused.reason, refused.detail)
+        found = self.match_evidence(digest, self._clock.now_s())
+        if found is not None:
             return found
         try:
             return await self._flight.run(digest, lambda: self._ask(digest, token, key, settings, jwt))
@@ -206,35 +211,34 @@ class Authenticator:
     ) -> Evidence:
         if self.introspector is None:
             raise Rejected(Reason.OPAQUE_REFUSED)
+        asked_s = self._clock.monotonic_s()
         answer = await self.introspector.fetch(token)
         try:
-            return self._judge_answer(digest, answer, key, settings)
+            evidence = self._judge_answer(answer, key, jwt, asked_s)
         except Rejected as rejected:
             if rejected.reason is Reason.TOKEN_INACTIVE and key is not None and jwt is not None:
                 self._hint(jwt, settings)
             refused = Refused(reason=rejected.reason, detail=rejected.detail)
             self._cache.refuse(digest, refused, keep_s=settings.inactive_s)
             raise
+        left_s = evidence.expires_at_s - self._clock.now_s()
+        self._cache.keep(digest, evidence, keep_s=min(settings.cache_s + settings.stale_if_error_s, left_s))
+        return evidence
 
-    def _judge_answer(
-        self, digest: bytes, answer: dict[str, Any], key: Key | None, settings: IntrospectionSettings
-    ) -> Evidence:
+    def _judge_answer(self, answer: dict[str, Any], key: Key | None, jwt: Jwt | None, asked_s: float) -> Evidence:
         if answer["active"] is not True:
             raise Rejected(Reason.TOKEN_INACTIVE)
-        now_s, monotonic_s = self._clock.now_s(), self._clock.monotonic_s()
-        check_claims(answer, self.provider.expectation, now_s=now_s, introspected=True)
+        check_claims(answer, self.provider.expectation, now_s=self._clock.now_s(), introspected=True)
         principal = read_principal(self.provider, answer)
-        left_s = principal.expires_at_s - now_s
-        evidence = Evidence(
+        # An answer may lack `exp` where the operator says so; a JWT's own counts all the same.
+        own_s = expires_at(jwt.claims) if jwt is not None else None
+        return Evidence(
             claims=answer,
             principal=principal,
             key=None if key is None else key.thumbprint,
-            introspected=True,
-            expires_at_s=principal.expires_at_s,
-            fresh_until_s=monotonic_s + min(settings.cache_s, left_s),
+            asked_s=asked_s,
+            expires_at_s=principal.expires_at_s if own_s is None else min(own_s, principal.expires_at_s),
         )
-        self._cache.keep(digest, evidence, keep_s=min(settings.cache_s + settings.stale_if_error_s, left_s))
-        return evidence
 
     def _hint(self, jwt: Jwt, settings: IntrospectionSettings) -> None:
         """Say what an inactive token with a good signature, issuer and expiry usually means."""

@@ -23,16 +23,15 @@ ROLE_BYTES: Final = 80
 class Evidence:
     """A proved token. ``key`` is the thumbprint of the key that signed it, None if it is known by introspection alone.
 
-    ``expires_at_s`` is the token's ``exp``, in seconds since 1970. ``fresh_until_s`` is of the monotonic clock: until
-    then an introspection answer is believed without asking again.
+    ``asked_s``, of the monotonic clock, is when its provider was asked; None for a token that its signature proves.
+    ``expires_at_s`` is the token's ``exp``, in seconds since 1970.
     """
 
     claims: Claims = field(repr=False)
     principal: Principal
     key: str | None
-    introspected: bool
+    asked_s: float | None
     expires_at_s: float
-    fresh_until_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +43,23 @@ class Refused:
 
 
 class EvidenceCache:
-    """All providers' evidence, bounded in bytes together."""
+    """All providers' evidence, bounded in bytes together.
+
+    Refusals have a place of their own, an eighth as large: a flood of bad tokens pushes out no good one.
+    """
 
     def __init__(self, *, max_bytes: int, clock: Callable[[], float]) -> None:
         """``clock`` is monotonic, in seconds."""
-        self._entries: TimedCache[Evidence | Refused] = TimedCache(max_bytes=max_bytes, clock=clock)
+        self._entries: TimedCache[Evidence] = TimedCache(max_bytes=max_bytes - max_bytes // 8, clock=clock)
+        self._refused: TimedCache[Refused] = TimedCache(max_bytes=max_bytes // 8, clock=clock)
 
-    def match(self, digest: bytes) -> Evidence | Refused | None:
-        """Return what is known of a token."""
+    def match(self, digest: bytes) -> Evidence | None:
+        """Return what was proved of a token."""
         return self._entries.get(digest)
+
+    def match_refused(self, digest: bytes) -> Refused | None:
+        """Return why a token was refused a moment ago."""
+        return self._refused.get(digest)
 
     def keep(self, digest: bytes, evidence: Evidence, *, keep_s: float) -> None:
         """Keep evidence for some seconds; the caller sees to it that this is not past ``exp``."""
@@ -64,7 +71,7 @@ class EvidenceCache:
         """Remember a refusal for some seconds, in the place of any evidence."""
         self._entries.discard(digest)
         if keep_s > 0:
-            self._entries.put(digest, refused, size=len(refused.detail), keep_s=keep_s)
+            self._refused.put(digest, refused, size=len(refused.detail), keep_s=keep_s)
 
     def stats(self) -> CacheStats:
         """Return the figures of now."""

@@ -174,7 +174,7 @@ def _stamp_of(name: str) -> tuple[int, int, int] | None:
 def _make_client(settings: HttpSettings) -> httpx.AsyncClient:
     tls = _make_tls(settings.ca_file)
     if settings.client_cert_file is not None:
-        tls.load_cert_chain(settings.client_cert_file, settings.client_key_file)
+        tls.load_cert_chain(settings.client_cert_file, settings.client_key_file, password=lambda: b"")
     proxy = None
     if settings.proxy is not None:
         # A TLS proxy is verified like the provider, but is never shown the client's certificate.

@@ -61,6 +61,11 @@ class Introspector:
         self._discovery = discovery
         self._clock = clock
         self._events = events
+        self._key: Any = None
+        if settings.private_key is not None:
+            # Once: taking a PEM apart and checking it costs far more than a signature.
+            algorithm = pyjwt.get_algorithm_by_name(settings.private_key_algorithm)
+            self._key = algorithm.prepare_key(settings.private_key.reveal())
         self._turns = asyncio.Semaphore(settings.max_concurrent)
         self._waiting = 0
         self._failures = 0
@@ -183,8 +188,7 @@ class Introspector:
             "exp": now_s + ASSERTION_LIFETIME_S,
         }
         headers = {"kid": settings.private_key_id} if settings.private_key_id is not None else None
-        key = _reveal(settings.private_key)
-        return pyjwt.encode(claims, key, algorithm=settings.private_key_algorithm, headers=headers)
+        return pyjwt.encode(claims, self._key, algorithm=settings.private_key_algorithm, headers=headers)
 
 
 def _reveal(secret: Secret | None) -> str:

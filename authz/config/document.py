@@ -139,7 +139,7 @@ class _Builder:
         if record is None:
             inside = event.anchor in self._anchors
             why = "stands inside its own anchor" if inside else "has no anchor before it"
-            raise self.error(_line(event), f"alias `*{event.anchor}` {why}: write the value out")
+            raise self.error(_line(event), f"an alias {why}: write the value out, in quotes if it begins with `*`")
         outer, self._events = self._events, iter(record[1:])
         recording, self._recording = self._recording, []
         value = self._node(record[0], loc)

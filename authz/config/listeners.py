@@ -29,6 +29,9 @@ def compile_server(part: ServerPart, folder: Path, problems: Problems) -> Server
             problems.add((*loc, "address"), f"{show(its.address)} is listed twice: remove one")
         tls = None if its.tls is None else _tls(its.tls, (*loc, "tls"), folder, problems)
         listeners.append(Listener(address=its.address, tls=tls))
+    if part.max_connection_age_grace_s * 1_000 <= part.deadline_ms:
+        text = "is not longer than `deadline_ms`: checks under way would be cut with their connection"
+        problems.add(("server", "max_connection_age_grace_s"), text)
     if part.http is not None:
         problems.attempt(("server", "http"), check_address, part.http, unix=False)
     return ServerSettings(
@@ -82,7 +85,9 @@ def _tls(part: TlsPart, loc: Loc, folder: Path, problems: Problems) -> TlsSettin
         client_ca_file=None if part.client_ca_file is None else str(folder / part.client_ca_file),
     )
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.cert_file, settings.key_file)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # An encrypted key would be asked about on the terminal, for ever.
+        context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: b"")
     except OSError as error:
         why = (error.strerror or "").lower() if not isinstance(error, ssl.SSLError) else ""
         problems.add(loc, f"certificate and key cannot be used: {why or 'not a matching pair in pem'}")

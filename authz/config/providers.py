@@ -159,7 +159,7 @@ class _Compiler:
             return None
         why = self._problem_of_url(text, query=query, plain=plain or self._part.insecure_http)
         if why is not None:
-            self._problems.add(loc, f"{show(text)} {why}")
+            self._problems.add(loc, f"{show(_without_user(text))} {why}")
         return text
 
     @staticmethod
@@ -309,7 +309,9 @@ class _Compiler:
         if (cert is None) != (key is None):
             self.add("http", "`client_cert` and `client_key` go together: write both, or neither")
         elif cert is not None:
-            self._check_tls("http.client_cert", lambda: ssl.create_default_context().load_cert_chain(cert, key))
+            self._check_tls(
+                "http.client_cert", lambda: ssl.create_default_context().load_cert_chain(cert, key, _no_password)
+            )
         if ca_file is not None:
             self._check_tls("http.ca_file", lambda: ssl.create_default_context(cafile=ca_file))
         self.url(part.proxy, (*self._loc, "http", "proxy"), plain=True)
@@ -330,6 +332,17 @@ class _Compiler:
 
     def _absolute(self, name: str | None) -> str | None:
         return None if name is None else str(self._folder / name)
+
+
+def _no_password() -> bytes:
+    """Answer for whoever would ask on the terminal, for ever."""
+    return b""
+
+
+def _without_user(text: str) -> str:
+    """Return a URL without what stands before the `@`, which may be a password."""
+    scheme, mark, rest = text.rpartition("//")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _is_odd(netloc: str) -> bool:

@@ -47,15 +47,15 @@ class References:
 
     def resolve(self, value: Any, loc: Loc = ()) -> Any:
         """Return the value with every reference replaced; what cannot be is a problem, and None."""
+        key = loc[-1] if loc else ""
+        if key in SECRETS and loc[0] == "providers" and value is not None:
+            return self._secret(value, loc)
         if isinstance(value, dict):
             return {key: self.resolve(item, (*loc, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [self.resolve(item, (*loc, index)) for index, item in enumerate(value)]
-        key = loc[-1] if loc else ""
         if value is None and loc not in _MAY_BE_NULL:
             self._problems.add(loc, "has no value: write one, or remove the key")
-        elif key in SECRETS:
-            return self._secret(value, loc)
         elif isinstance(value, str) and "${" in value:
             return self._text(value, loc, files=key in _FROM_FILES)
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -13,8 +14,11 @@ from authz.config.requirements import compile_requirements
 from authz.config.schema import AnswerPart, BranchPart, CorsPart, GuardPart, RequirePart, RulePart
 from authz.core.cors import Cors
 from authz.core.headers import (
+    Mark,
     Template,
+    are_apart,
     fold_name,
+    match_mark,
     parse_header_name,
     parse_header_value,
     parse_identity_name,
@@ -26,18 +30,21 @@ from authz.core.path import parse_method
 from authz.core.policy import AUTHORIZATION, Access, Branch, Guard, Keep, Rule
 from authz.core.trie import PathPattern, parse_path_pattern
 from authz.model import Ambiguity, Answer, HeaderAction, HeaderEdit, PlaceKind, Provider, Rejected
+from authz.pb.envoy.type.v3.http_status_pb2 import StatusCode
 
 T = TypeVar("T")
 
 MAX_BODY_CHARS: Final = 16_384
 
 _ABOUT_WHOM: Final = frozenset({"sub", "email", "roles", "groups", "scopes", "client_id", "claims"})
-_WHOSE: Final = frozenset({"provider", "issuer"})
 _FRAMING: Final = frozenset(
     {"connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "host"}
 )
-_REDIRECTS: Final = range(300, 400)
-_CLIENT_ERRORS: Final = range(400, 500)
+_STATUSES: Final = frozenset(StatusCode.values()) & frozenset(map(int, HTTPStatus))
+"""What Envoy can answer with; another number would become another answer."""
+
+_REDIRECTS: Final = _STATUSES & frozenset({301, 302, 303, 307, 308})
+_CLIENT_ERRORS: Final = _STATUSES & frozenset(range(400, 500))
 _UNAVAILABLE: Final = 503
 _ASKS: Final[Mapping[tuple[str, ...], str]] = {
     ("tokens_from", "require"): "",
@@ -63,7 +70,7 @@ class RulesCompiler:
         self._providers = providers
         self._lines = lines
         self._problems = problems
-        self._filled: dict[str, tuple[str, str]] = {}
+        self._filled: dict[str, dict[tuple[str, str], tuple[Mark | None, str]]] = {}
 
     def compile_rule(self, part: RulePart, loc: Loc) -> Rule:
         """Compile one rule."""
@@ -219,17 +226,24 @@ class RulesCompiler:
     ) -> None:
         """Refuse a header that two providers can fill alike: equal subjects of two issuers are two people."""
         for name, template in templates.items():
-            if not template.slots & _ABOUT_WHOM or template.slots & _WHOSE:
+            if not template.slots & _ABOUT_WHOM:
                 continue
+            filled = self._filled.setdefault(name, {})
             for branch in branches:
-                first, where = self._filled.setdefault(name, (branch.provider, rule))
-                if first != branch.provider:
-                    text = (
-                        f"identity header `{name}` could be filled by provider `{first}` (rule `{where}`) and by "
-                        f"`{branch.provider}`, and nobody could tell whose it is: put `{{provider}}` or `{{issuer}}` "
-                        "into the template of one of them"
-                    )
-                    self._problems.add(loc, text)
+                provider = self._providers.get(branch.provider)
+                if provider is None:
+                    continue
+                mark = match_mark(template, provider)
+                for other, (other_mark, other_rule) in filled.items():
+                    if other[0] != branch.provider and not are_apart(mark, other_mark):
+                        text = (
+                            f"identity header `{name}` could be filled by provider `{other[0]}` (rule `{other_rule}`) "
+                            f"and by `{branch.provider}` with the same value, and nobody could tell whose it is: begin "
+                            "the template of each with `{provider}:`, or with `{issuer} ` and a blank"
+                        )
+                        self._problems.add(loc, text)
+                        break
+                filled.setdefault((branch.provider, template.text), (mark, rule))
 
     def _authorization(self, part: RulePart, loc: Loc, access: Access) -> Keep | Template:
         choice = part.authorization
@@ -278,11 +292,14 @@ class RulesCompiler:
         status = part.status
         redirects = status in _REDIRECTS
         if status is not None and not (redirects or status in _CLIENT_ERRORS or status == _UNAVAILABLE):
-            add((*loc, "status"), f"`{status}` is not for a deny: write 3xx with a location, 4xx, or 503")
+            text = f"`{status}` is not for a deny, or not known to Envoy: write 302 with a location, 4xx, or 503"
+            add((*loc, "status"), text)
         if redirects and part.location is None:
             add((*loc, "status"), f"`{status}` needs a `location`")
         if part.location is not None:
             self._problems.attempt((*loc, "location"), parse_header_value, part.location)
+            if "{" in part.location or "}" in part.location:
+                add((*loc, "location"), "is sent as it stands, nothing is filled in: write a whole url without braces")
             if not redirects:
                 add((*loc, "location"), "needs a 3xx `status`, such as 302")
         if part.content_type is not None:

@@ -13,12 +13,12 @@ from typing import Final
 
 from authz.core.answers import Refusal, render_deny
 from authz.core.condition import Facts
-from authz.core.cors import Cors, check_origin, render_cors, render_preflight
+from authz.core.cors import Cors, check_origin, match_preflight, render_cors, render_preflight
 from authz.core.credentials import strip_cookies
-from authz.core.headers import Template, render_identity, render_template
+from authz.core.headers import Template, fold_name, render_identity, render_template
 from authz.core.path import check_accepted
 from authz.core.policy import Access, Branch, Keep, Match, Policy, Table, match_guards, match_rule
-from authz.core.require import NetworkTest, check_tests, scopes_of
+from authz.core.require import check_tests, needs_principal, scopes_of
 from authz.model import (
     Allow,
     Credential,
@@ -82,11 +82,26 @@ def authorize(policy: Policy, match: Match, request: Request, proof: Proof, *, c
     )
 
 
+def match_asked_method(policy: Policy, cors: Cors | None, request: Request) -> str | None:
+    """Return the method that a preflight asks for; None where the request is judged as any other.
+
+    A preflight that would pass to the upstream is any other request where a rule of its path names OPTIONS.
+    """
+    wanted = match_preflight(request) if cors is not None else None
+    if cors is None or wanted is None or cors.answer:
+        return wanted
+    try:
+        named = match_rule(policy, request.host, request.target, request.method).rule.methods
+    except Rejected:
+        return wanted
+    return wanted if named is None else None
+
+
 def decide_preflight(policy: Policy, cors: Cors, request: Request, wanted: str) -> Decision:
     """Answer a preflight or let it pass to the upstream, as the operator chose.
 
-    It needs a rule for the method that it asks for. No credential can be asked of it, so of the guards only the
-    networks are judged; what passes is an OPTIONS request without any token or identity header.
+    It needs a rule for the method that it asks for. No credential can be asked of it, so of the guards only what needs
+    none is judged; what passes is an OPTIONS request without any token or identity header.
 
     Raises:
         Rejected: where there is no such rule, the target is ambiguous, or the origin, method or a header is refused.
@@ -98,7 +113,7 @@ def decide_preflight(policy: Policy, cors: Cors, request: Request, wanted: str) 
         raise Rejected(Reason.NOBODY)
     address = match_address(request, policy.trusted_hops)
     for covering in match_guards(policy, request.host, request.target):
-        tests = tuple(test for test in covering.guard.tests if isinstance(test, NetworkTest))
+        tests = tuple(test for test in covering.guard.tests if not needs_principal((test,)))
         facts = Facts(request=request, principal=None, host=covering.host, path=covering.path, address=address)
         check_tests(tests, facts)
     if cors.answer:
@@ -159,6 +174,10 @@ def _strip_places(match: Match, request: Request) -> Iterator[HeaderEdit]:
     for place in match.rule.places:
         if place.kind is PlaceKind.HEADER:
             yield HeaderEdit(HeaderAction.REMOVE, place.name)
+            folded = fold_name(place.name)
+            for name in request.headers:  # other spellings, which an upstream may read as the same name
+                if name != place.name and fold_name(name) == folded:
+                    yield HeaderEdit(HeaderAction.REMOVE, name)
     cookie = request.headers.get("cookie") if match.table.cookies else None
     if cookie is not None:
         rest = strip_cookies(cookie, match.table.cookies)

@@ -28,8 +28,8 @@ _SCHEME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CREDENTIALS: Final = re.compile(rf"{_SCHEME.pattern} +[^ =].*", re.DOTALL)
 """A scheme and something that is no ``=``: tells credentials from a parameter of the credentials before."""
 
-_NAME_NOISE: Final = re.compile(r"^[\s\"'=\0]+|[\s\"'=\0]+$")
-"""What some readers take off a cookie's name."""
+_NAME_NOISE: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\"'=\0"
+"""What some readers take off a cookie's name. Stripped, not matched: a pattern for it takes time squared."""
 
 
 def parse_bearer(value: str) -> str:
@@ -158,9 +158,9 @@ def _parse_token(text: str) -> str:
 
 
 def _fold_name(cookie: str) -> str:
-    return _fold(_NAME_NOISE.sub("", cookie).partition("=")[0])
+    return _fold(cookie.strip(_NAME_NOISE).partition("=")[0])
 
 
 def _fold(name: str) -> str:
     """Return what a careless reader may make of a name: decoded, trimmed of spaces, quotes and signs, case lost."""
-    return _NAME_NOISE.sub("", unquote(name)).lower()
+    return unquote(name).strip(_NAME_NOISE).lower()

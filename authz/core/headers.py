@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import quote
 
 from authz.core.require import match_claim
-from authz.model import HeaderAction, HeaderEdit, Principal, Reason, Rejected, Role
+from authz.model import HeaderAction, HeaderEdit, Principal, Provider, Reason, Rejected, Role
 
 MAX_IDENTITY_BYTES: Final = 8_192
 """All identity headers of one request together. Over it the request is denied: a cut value could mean anything."""
@@ -131,6 +131,44 @@ def parse_template(text: str) -> Template:
     if not any(isinstance(part, tuple) for part in parts) and not text:
         raise ValueError("an empty template sets nothing: name a value such as `{sub}`")
     return Template(text=text, parts=tuple(part for part in parts if part != ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What every value of a template begins with (or ends with) for one provider: whose it is."""
+
+    text: str
+    at_end: bool = False
+
+
+def match_mark(template: Template, provider: Provider) -> Mark | None:
+    """Return how a template says whose its values are, or None where a value could read like another provider's.
+
+    ``{provider}`` or ``{issuer}`` comes first or last, and a literal parts it from the rest: else what follows could
+    continue another provider's name.
+    """
+    for at_end in (False, True):
+        parts = template.parts[::-1] if at_end else template.parts
+        texts: list[str] = []
+        for part, behind in zip(parts, (*parts[1:], None), strict=True):
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            value = _encode({"provider": provider.name, "issuer": provider.issuer}.get(part[0], ""))
+            if value is not None and isinstance(behind, str):
+                texts += [value, behind]
+                return Mark("".join(texts[::-1] if at_end else texts), at_end)
+            break
+    return None
+
+
+def are_apart(one: Mark | None, other: Mark | None) -> bool:
+    """Say whether no value with the one mark is a value with the other."""
+    if one is None or other is None or one.at_end is not other.at_end:
+        return False
+    if one.at_end:
+        return not one.text.endswith(other.text) and not other.text.endswith(one.text)
+    return not one.text.startswith(other.text) and not other.text.startswith(one.text)
 
 
 def plan_identity(templates: Mapping[str, Template]) -> IdentityHeaders:

@@ -15,6 +15,7 @@ Nothing is repaired: the upstream receives the target as it was sent.
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
@@ -152,23 +153,54 @@ def check_accepted(target: Target, accept: frozenset[Ambiguity]) -> None:
 def other_readings(target: Target) -> tuple[tuple[str, ...], ...]:
     """Return the segments that an upstream may see that resolves what we keep as data; empty for a plain target.
 
-    Guards are judged on every reading, so that accepting an ambiguity on one rule cannot lead around a guard.
+    Guards are judged on every reading, so that accepting an ambiguity on one rule cannot lead around a guard. Readers
+    differ in what they do first: cut parameters or decode, drop empty segments or split at decoded slashes.
     """
     marked = any("?" in segment or "#" in segment for segment in target.segments)
     if not target.ambiguities and not marked:
         return ()
-    readings: list[tuple[str, ...]] = []
-    for cut_parameters in (False, True):
-        for keep_empty in (False, True):
-            for decodings in (0, _MAX_NESTED_DECODINGS):
-                text = "/".join(_decode_again(segment, decodings) for segment in target.segments)
-                # An encoded `?` or `#` ends the path for those who decode before they split.
-                for whole in (text, text.partition("?")[0].partition("#")[0]):
-                    pieces = [piece.partition(";")[0] if cut_parameters else piece for piece in whole.split("/")]
-                    reading = tuple(piece for piece in pieces if piece or keep_empty)
-                    if reading != target.segments and reading not in readings:
-                        readings.append(reading)
-    return tuple(readings)
+    raw = target.raw_path[1:].removesuffix("/").split("/")
+    found: dict[tuple[str, ...], None] = {}
+    for parts in _variants(tuple(raw), _cut_parameters, _drop_empty):
+        for decoded in dict.fromkeys((_decode_again(parts, 1), _decode_again(parts, _MAX_NESTED_DECODINGS))):
+            # An encoded `?` or `#` ends the path for those who decode before they split.
+            for whole in _variants(decoded, _cut_marks):
+                for reading in _variants(whole, _split_slashes, _cut_parameters, _drop_empty):
+                    found[reading] = None
+    found.pop(target.segments, None)
+    return tuple(found)
+
+
+_Reading = tuple[str, ...]
+
+
+def _variants(parts: _Reading, *steps: Callable[[_Reading], _Reading]) -> list[_Reading]:
+    """Return what is read with any of the steps left out, nothing twice."""
+    found = [parts]
+    for step in steps:
+        found += [step(its) for its in found]
+    return list(dict.fromkeys(found))
+
+
+def _decode_again(parts: _Reading, times: int) -> _Reading:
+    return tuple(_decode_loosely(part, times) for part in parts)
+
+
+def _cut_parameters(parts: _Reading) -> _Reading:
+    return tuple(part.partition(";")[0] for part in parts)
+
+
+def _cut_marks(parts: _Reading) -> _Reading:
+    at = next((at for at, part in enumerate(parts) if "?" in part or "#" in part), None)
+    return parts if at is None else (*parts[:at], parts[at].partition("?")[0].partition("#")[0])
+
+
+def _split_slashes(parts: _Reading) -> _Reading:
+    return tuple("/".join(parts).split("/"))
+
+
+def _drop_empty(parts: _Reading) -> _Reading:
+    return tuple(part for part in parts if part)
 
 
 def _parse_segment(part: str, found: set[Ambiguity]) -> str:
@@ -207,7 +239,7 @@ def _has_escape(segment: str) -> bool:
     return False
 
 
-def _decode_again(segment: str, times: int) -> str:
+def _decode_loosely(segment: str, times: int) -> str:
     """Decode up to ``times`` more, as a careless reader would: bad escapes and bad UTF-8 are kept as they are."""
     for _ in range(times):
         if not _has_escape(segment):
@@ -218,17 +250,22 @@ def _decode_again(segment: str, times: int) -> str:
 
 def _check_harmless(segment: str) -> None:
     """Refuse what may never be data, in the segment as decoded once and as decoded to the end."""
-    deepest = _decode_again(segment, _MAX_NESTED_DECODINGS)
+    deepest = _decode_loosely(segment, _MAX_NESTED_DECODINGS)
     for text in (segment, deepest):
         if text.translate(_CONTROLS) != text:
             raise Rejected(Reason.PATH_CONTROL)
         if "\\" in text:
             raise Rejected(Reason.PATH_BACKSLASH)
         for piece in text.split("/"):
-            if piece.partition(";")[0].strip() in _DOTS:
+            if "." in piece and _cut(piece).strip() in _DOTS:
                 raise Rejected(Reason.PATH_DOT_SEGMENT)
     if _has_escape(deepest):
         raise Rejected(Reason.PATH_PERCENT)
+
+
+def _cut(piece: str) -> str:
+    """Return what stands before all that some reader ends a segment at, once it is decoded."""
+    return piece.partition(";")[0].partition("?")[0].partition("#")[0]
 
 
 def _parse_ipv6(raw: str) -> Host:

@@ -184,16 +184,17 @@ def _read_header_map(header_map: HeaderMap) -> tuple[dict[str, str], frozenset[s
 def _join_headers(header_map: HeaderMap) -> tuple[dict[str, str], set[str]]:
     """Join repeated headers as HTTP does (RFC 9110 §5.3); what is not UTF-8 becomes U+FFFD, which no check takes."""
     seen: dict[str, str] = {}
-    repeated: set[str] = set()
+    several: dict[str, list[str]] = {}
     for header in header_map.headers:
         name = header.key.lower()
         value = header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value
         if name in seen:
-            repeated.add(name)
-            seen[name] += ("; " if name == "cookie" else ",") + value
+            several.setdefault(name, [seen[name]]).append(value)
         else:
             seen[name] = value
-    return seen, repeated
+    for name, values in several.items():
+        seen[name] = ("; " if name == "cookie" else ",").join(values)
+    return seen, set(several)
 
 
 @lru_cache(maxsize=1_024)

@@ -35,6 +35,9 @@ SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].
 TRANSPORT_MAX_BYTES: Final = 64 * 1024 * 1024
 """Above any ``with_request_body.max_request_bytes`` that Envoy's own buffers allow in a shipped configuration."""
 
+TRANSPORT_MAX_METADATA_BYTES: Final = 16 * 1024 * 1024
+"""Twice the largest ``max_request_headers_kb`` that Envoy accepts."""
+
 MAX_DESCRIBED_BYTES: Final = 4 * 1024 * 1024
 """A larger CheckRequest is refused without a look at whose it was."""
 
@@ -190,6 +193,9 @@ def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", TRANSPORT_MAX_BYTES),
+        # Envoy copies a request's trace headers into its call's metadata, of any size that it took itself.
+        ("grpc.max_metadata_size", TRANSPORT_MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", TRANSPORT_MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # gRPC spreads the age by ±10 % itself, so that replicas do not lose all their callers at once.
         ("grpc.max_connection_age_ms", settings.max_connection_age_s * 1_000),

@@ -34,9 +34,13 @@ class HealthView:
 
 def render_http_app(observer: Observer, view: Callable[[], HealthView]) -> Starlette:
     """Build the application."""
+    one_scrape = asyncio.Lock()
 
     async def metrics(_: HttpRequest) -> Response:
-        return Response(observer.render_metrics(), media_type=CONTENT_TYPE_LATEST)
+        # Thousands of rules make megabytes: checks go on meanwhile, and scrapes do not add up.
+        async with one_scrape:
+            text = await asyncio.to_thread(observer.render_metrics)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: HttpRequest) -> Response:
         return PlainTextResponse("ok\n")

@@ -48,9 +48,8 @@ def test_the_size_that_is_counted_is_near_the_size_that_is_taken_up(roles: int) 
             claims=claims,
             principal=read_principal(PROVIDER, claims),
             key="k",
-            introspected=False,
+            asked_s=None,
             expires_at_s=4e9,
-            fresh_until_s=4e9,
         )
         cache.keep(token_digest(PROVIDER, f"token-{number}"), evidence, keep_s=1_000)
     taken, _ = tracemalloc.get_traced_memory()

@@ -14,9 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt.types import Options
 
-from authz.clients.authenticate import token_digest
+from authz.clients.authenticate import Authenticator, token_digest
+from authz.clients.evidence import EvidenceCache
 from authz.clients.probe import probe
-from authz.model import ClientAuth, ProviderError, Reason, Rejected, Secret, TokenUse
+from authz.model import ClientAuth, Provider, ProviderError, Reason, Rejected, Secret, TokenUse
 from tests.clients.conftest import ISSUER, SECRET, Make, refused
 from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, http, json_answer, jwks
 
@@ -283,7 +284,7 @@ async def test_which_jwts_are_asked_about(
     await shop.start()
     small = {name: value for name, value in claims.items() if not lightweight or name not in {"aud", "sub"}}
     evidence = await shop.authenticate(signer.sign(small))
-    assert (evidence.introspected, evidence.principal.subject) == (asked, "alice")
+    assert (evidence.asked_s is not None, evidence.principal.subject) == (asked, "alice")
     assert idp.count("/introspect") == (1 if asked else 0)
 
 
@@ -438,3 +439,86 @@ async def test_a_provider_that_comes_and_goes(
             passed += 1
         clock.advance(2)
     assert 8 <= passed < 24
+
+
+async def test_a_jwts_own_words_count_whatever_the_answer_leaves_out(
+    make: Make, signer: Signer, claims: dict[str, Any], active: dict[str, Any], idp: FakeProvider, clock: FakeClock
+) -> None:
+    del active["exp"]
+    idp.answers["/introspect"] = json_answer(active)
+    expectation = replace(make().provider.expectation, introspection_may_lack=frozenset({"exp"}))
+    shop = make(introspection={"tokens": TokenUse.ALL, "cache_s": 3_600.0}, expectation=expectation, digest=b"j" * 32)
+    await shop.start()
+    bound = signer.sign(claims | {"cnf": {"jkt": "x"}})
+    assert (await refused(shop.authenticate(bound)))[0] is Reason.PROOF_MISSING
+    assert idp.count("/introspect") == 0, "nobody is asked about it"
+    token = signer.sign(claims | {"exp": clock.wall_s + 60})
+    digest = token_digest(shop.provider, token)
+    evidence = await shop.authenticate(token)
+    assert evidence.expires_at_s == clock.wall_s + 60
+    clock.advance(59)
+    assert shop.match_evidence(digest, clock.now_s()) is evidence
+    clock.advance(1)
+    assert shop.match_evidence(digest, clock.now_s()) is None
+    clock.advance(30)
+    assert (await refused(shop.authenticate(token)))[0] is Reason.EXPIRED
+
+
+async def test_a_reload_that_believes_answers_for_less_long_counts_at_once(
+    make: Make, active: dict[str, Any], idp: FakeProvider, clock: FakeClock
+) -> None:
+    idp.answers["/introspect"] = json_answer(active)
+    before, after = make(introspection={"cache_s": 200.0}), make(introspection={"cache_s": 10.0})
+    evidence = await before.authenticate(TOKEN)
+    digest = token_digest(after.provider, TOKEN)
+    clock.advance(9)
+    assert after.match_evidence(digest, clock.now_s()) is evidence
+    clock.advance(1)
+    assert after.match_evidence(digest, clock.now_s()) is None
+    assert before.match_evidence(digest, clock.now_s()) is evidence
+
+
+async def test_refused_tokens_push_out_no_good_one(
+    shop: Provider, active: dict[str, Any], idp: FakeProvider, clock: FakeClock
+) -> None:
+    cache = EvidenceCache(max_bytes=64 * 1_024, clock=clock.monotonic_s)
+    authenticator = Authenticator(shop, cache=cache, clock=clock, events=Events())
+    idp.answers["/introspect"] = json_answer(active)
+    evidence = await authenticator.authenticate(TOKEN)
+    idp.answers["/introspect"] = json_answer({"active": False})
+    for number in range(200):
+        assert (await refused(authenticator.authenticate(f"bad-{number}")))[0] is Reason.TOKEN_INACTIVE
+    assert authenticator.match_evidence(token_digest(shop, TOKEN), clock.now_s()) is evidence
+    await authenticator.close()
+
+
+class CountedSecret(Secret):
+    """Counts how often it is taken out."""
+
+    __slots__ = ("times",)
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value)
+        self.times = 0
+
+    def reveal(self) -> str:
+        self.times += 1
+        return super().reveal()
+
+
+async def test_a_private_key_is_taken_apart_once(make: Make, active: dict[str, Any], idp: FakeProvider) -> None:
+    idp.answers["/introspect"] = json_answer(active)
+    pem = Signer("mine").key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    secret = CountedSecret(pem)
+    shop = make(
+        introspection={
+            "auth": ClientAuth.PRIVATE_KEY_JWT,
+            "private_key": secret,
+            "private_key_algorithm": "ES256",
+        }
+    )
+    for number in range(3):
+        await shop.authenticate(f"token-{number}")
+    assert secret.times == 1
+    forms = [parse_qs(body.decode()) for path, _, body in idp.calls if path == "/introspect"]
+    assert len({form["client_assertion"][0] for form in forms}) == 3, "each is of one use"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.core.authorize import decide_preflight, match_address
+from authz.core.authorize import decide_preflight, match_address, match_asked_method
 from authz.core.headers import MAX_IDENTITY_BYTES, fold_name, parse_template
 from authz.core.policy import Policy, match_rule
 from authz.model import Allow, CredentialPlace, Decision, Deny, HeaderAction, PlaceKind, Reason, Rejected, Request, Role
@@ -279,6 +279,14 @@ def test_mixed_separators_are_removed_when_seen() -> None:
     assert "x_other-id" not in found
 
 
+def test_other_spellings_of_a_token_header_are_removed_too() -> None:
+    rest = "tokens_from: shop, require: any_token, token_in: [{header: x-access-token}]"
+    policy = policy_of("rules:\n" + rule("one", "[a.example]", "/**", rest))
+    headers = {"x-access-token": "t", "x_access_token": "t", "x.access-token": "t", "x-access-tokens": "t"}
+    found = upstream(decide(policy, replace(request("GET", "a.example/"), headers=headers), principal()))
+    assert {name for name in headers if name in found and found[name] is None} == set(headers) - {"x-access-tokens"}
+
+
 @pytest.mark.parametrize(
     ("rest", "place", "expected"),
     [
@@ -503,3 +511,59 @@ def test_append_is_used_for_vary_only() -> None:
 def test_a_rule_is_found_for_a_request_of_each_kind() -> None:
     asked: Request = request("GET", "a.example/data/x")
     assert match_rule(policy_of(CORS), asked.host, asked.target, "GET").rule.name == "data"
+
+
+PASSED = """
+guards:
+  - {name: mesh, hosts: [a.example], paths: ["/mesh/**"], require: {when: 'source.principal == "spiffe://x"'}}
+  - {name: staff, hosts: [a.example], paths: ["/staff/**"], require: {roles: staff}}
+cors:
+  - {hosts: [a.example], origins: ["https://app.example"], methods: [GET], preflight: pass}
+  - {hosts: [b.example], origins: ["https://app.example"], methods: [GET]}
+rules:
+  - {name: get, hosts: [a.example, b.example], paths: ["/**"], methods: [GET], allow: anyone}
+  - {name: closed, hosts: [a.example, b.example], paths: ["/closed"], methods: [OPTIONS, GET], allow: nobody}
+  - {name: any, hosts: [a.example], paths: ["/any"], allow: anyone}
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("a.example/x", "GET"),
+        ("a.example/any", "GET"),
+        ("a.example/closed", None),  # a rule names OPTIONS: it judges the request
+        ("b.example/closed", "GET"),  # answered here, whatever the rule says: nothing reaches the upstream
+        ("c.example/x", None),
+    ],
+)
+def test_a_rule_that_names_options_judges_what_would_pass(url: str, asked: str | None) -> None:
+    policy = policy_of(PASSED)
+    headers = {"origin": "https://app.example", "access_control_request_method": "GET"}
+    found = request("OPTIONS", url, **headers)
+    cors = policy.cors.match_first(found.host.name)
+    assert match_asked_method(policy, cors, found) == asked
+    assert match_asked_method(policy, cors, replace(found, method="GET")) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "reason"),
+    [
+        ("/mesh/x", "spiffe://x", None),
+        ("/mesh/x", "spiffe://evil", Reason.CONDITION_FALSE),
+        ("/staff/x", "", None),  # a preflight has no token to show
+    ],
+)
+def test_a_preflight_that_passes_is_held_to_guards_that_need_nobody(
+    path: str, source: str, reason: Reason | None
+) -> None:
+    policy = policy_of(PASSED)
+    headers = {"origin": "https://app.example", "access_control_request_method": "GET"}
+    asked = replace(request("OPTIONS", f"a.example{path}", **headers), source_principal=source)
+    cors = policy.cors.match_first("a.example")
+    assert cors is not None
+    try:
+        decision: Decision | Reason = decide_preflight(policy, cors, asked, "GET")
+    except Rejected as rejected:
+        decision = rejected.reason
+    assert (decision if reason else isinstance(decision, Allow)) == (reason or True)

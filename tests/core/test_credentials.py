@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -158,6 +159,22 @@ def test_places_that_the_rule_does_not_name_are_not_looked_at() -> None:
 )
 def test_token_cookies_never_reach_the_upstream(cookie: str, left: str | None) -> None:
     assert strip_cookies(cookie, frozenset({"session"})) == left
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("noise", [" ", '"', "\t", "=", "\u3000", ";", ",", "%", "+", "&"])
+def test_no_value_takes_time_squared(noise: str) -> None:
+    """A million characters of what is stripped, split or decoded: milliseconds, or else hours."""
+    long = noise * 1_000_000
+    places = (CredentialPlace(kind=PlaceKind.COOKIE, name="s"), CredentialPlace(kind=PlaceKind.QUERY, name="s"))
+    for text in (f"a{long}b=1", f"{long}s=1", f"s{long}=1"):
+        strip_cookies(text, frozenset({"s"}))
+        target = replace(parse_target("/x", method="GET"), query=text)
+        for asked in (replace(request(), headers={"cookie": text}), replace(request(), target=target)):
+            with contextlib.suppress(Rejected):
+                match_credential(asked, places)
+    with contextlib.suppress(Rejected):
+        parse_bearer(f"Bearer {long}x"[:16_000])
 
 
 def test_a_credential_does_not_show_its_token() -> None:

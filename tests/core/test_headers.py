@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from authz.core.headers import (
     MAX_NAME_CHARS,
+    are_apart,
     fold_name,
+    match_mark,
     parse_header_name,
     parse_header_value,
     parse_identity_name,
@@ -19,7 +21,7 @@ from authz.core.headers import (
     render_identity,
     render_template,
 )
-from authz.model import HeaderAction, Role
+from authz.model import Expectation, HeaderAction, Provider, Role
 from tests.core.build import principal
 
 
@@ -114,3 +116,49 @@ def test_values_read_back_as_what_they_were(text: str) -> None:
     assert (client, unquote(name)) == ("c", text)
     assert "," not in name
     assert ":" not in name
+
+
+def provider(name: str, issuer: str) -> Provider:
+    expectation = Expectation(issuer=issuer, audiences=None, algorithms=frozenset({"RS256"}))
+    return Provider(name=name, issuer=issuer, expectation=expectation, keys=None)
+
+
+A, B = provider("a", "https://a.example"), provider("a:b", "https://a.example:8443")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        ("{provider} {sub}", "{provider} {sub}", True),
+        ("{sub} {issuer}", "{sub} {issuer}", True),
+        ("user-{provider} {sub}", "user-{provider} {sub}", True),
+        ("{issuer} {sub}", "{issuer} {sub}", True),
+        # `a:` + `b:x` is `a:b:` + `x`.
+        ("{provider}:{sub}", "{provider}:{sub}", False),
+        ("{provider}:{sub}", "{provider}={sub}", False),
+        ("{provider}={sub}", "{provider}:{sub}", True),
+        ("{provider} {sub}", "{sub}", False),
+        ("{sub}", "{sub}", False),
+        ("{provider}{sub}", "{provider}{sub}", False),
+        ("{provider}", "{provider}", False),
+        ("{sub}{provider}", "{sub}{provider}", False),
+        ("{provider} {sub}", "{sub} {provider}", False),
+        ("{sub} {email}", "{provider} {sub}", False),
+        ("{sub} {provider} {email}", "{sub} {provider} {email}", False),
+    ],
+)
+def test_templates_of_two_providers_say_whose_they_are(one: str, other: str, *, apart: bool) -> None:
+    marks = match_mark(parse_template(one), A), match_mark(parse_template(other), B)
+    assert are_apart(*marks) is apart
+    assert are_apart(*reversed(marks)) is apart
+
+
+@given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
+def test_values_with_marks_apart_differ(one: str, other: str) -> None:
+    for template in map(parse_template, ("{provider} {sub}", "{sub} {issuer}", "<{issuer}> {sub}")):
+        assert are_apart(match_mark(template, A), match_mark(template, B))
+        values = [
+            render_template(template, principal(provider=its.name, issuer=its.issuer, subject=subject))
+            for its, subject in ((A, one), (B, other))
+        ]
+        assert None in values or values[0] != values[1]

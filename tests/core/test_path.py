@@ -222,6 +222,10 @@ def test_what_a_rule_may_accept_by_name(
         ("/a%2fb/%2541", {("a", "b", "%41"), ("a", "b", "A")}),
         ("/a;x%2fadmin", {("a", "admin"), ("a;x", "admin")}),
         ("/x%2541", {("xA",)}),
+        # Parameters cut, or empty segments dropped, before anything is decoded.
+        ("/api;x=%2fy/admin", {("api", "admin"), ("api;x=", "y", "admin")}),
+        ("//users/a%2fb", {("users", "a/b"), ("users", "a", "b")}),
+        ("/a;%2f..x/b", {("a", "b"), ("a", "..x", "b")}),
         ("/admin%3fx/y", {("admin",)}),
         ("/admin%23x", {("admin",)}),
     ],

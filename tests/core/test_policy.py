@@ -164,6 +164,8 @@ guards:
         ("a.example/admin%2fx", {"admin", "tenant", "all"}),
         ("a.example/admin;x", {"admin", "tenant", "all"}),
         ("a.example/admin%3fx", {"admin", "tenant", "all"}),
+        ("a.example/admin;x=%2fy/z", {"admin", "tenant", "all"}),
+        ("a.example//admin/a%2fb", {"admin", "tenant", "all"}),
         ("a.example/%2561dmin", {"admin", "tenant", "all"}),
     ],
 )

@@ -71,10 +71,15 @@ def check_request(path: str = "/x", host: str = "a.example", **headers: str) -> 
 
 
 async def ask(
-    channel: grpc.aio.Channel, message: CheckRequest | None = None, *, timeout_s: float = 10
+    channel: grpc.aio.Channel,
+    message: CheckRequest | None = None,
+    *,
+    timeout_s: float = 10,
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> CheckResponse:
     call = channel.unary_unary(
         CHECK, request_serializer=CheckRequest.SerializeToString, response_deserializer=CheckResponse.FromString
     )
-    response: CheckResponse = await call(check_request() if message is None else message, timeout=timeout_s)
+    asked = check_request() if message is None else message
+    response: CheckResponse = await call(asked, timeout=timeout_s, metadata=metadata)
     return response

@@ -27,6 +27,7 @@ from tests.fakes import HANG, fake_provider, json_answer
 from tests.servers.service import LOOPBACK, RULES, ask, check_request, running
 from tests.tls import Authority
 
+CLOSED = RULES.replace("allow: anyone", "allow: nobody")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -120,6 +121,13 @@ async def test_an_oversized_check_is_an_answer(tmp_path: Path) -> None:
                     denied = await ask(wide, check_request(x="a" * size))
                 assert (denied.status.code, denied.status.message) == (3, "request_too_large")
                 assert denied.denied_response.status.code == 400
+
+
+async def test_headers_that_a_proxy_copies_into_its_call_are_no_failure(tmp_path: Path) -> None:
+    async with running(tmp_path, CLOSED) as service, grpc.aio.insecure_channel(service.address) as channel:
+        for size in (100, 8_192, 16_384, 60_000, 500_000):
+            denied = await ask(channel, metadata=(("tracestate", "a" * size),))
+            assert (denied.status.message, denied.denied_response.status.code) == ("nobody", 403)
 
 
 PROVIDED = """
@@ -327,7 +335,9 @@ async def test_sigterm_loses_no_check_that_is_under_way(tmp_path: Path) -> None:
                 async with asyncio.timeout(30):
                     while not Path(address.removeprefix("unix:")).exists():
                         await asyncio.sleep(0.02)
-                await ask(channel, check_request("/warm", "other.example"))
+                async with asyncio.timeout(30):
+                    while (await ask(channel, check_request("/warm", "other.example"))).status.message != "no_rule":
+                        await asyncio.sleep(0.02)
                 messages = [check_request(authorization=f"Bearer t{number}") for number in range(30)]
                 under_way = [asyncio.create_task(ask(channel, its)) for its in messages]
                 async with asyncio.timeout(30):
