@@ -9,7 +9,7 @@ from typing import Final
 
 from authz.clients import Clock
 from authz.clients.authenticate import Authenticator, inactive_hint
-from authz.core.claims import check_claims
+from authz.core.claims import MAX_TIME, check_claims
 from authz.core.jwt import looks_like_jwt, parse_jwt
 from authz.model import ProviderError, Rejected
 
@@ -27,15 +27,19 @@ class Finding:
 
 async def probe(authenticator: Authenticator, token: str | None, *, clock: Clock) -> list[Finding]:
     """Try discovery, keys, clock and introspection, and what the provider says of ``token`` if there is one."""
-    findings: list[Finding] = []
+    first: list[Finding] = []
+    then: list[Finding] = []
+    skew_s: float | None = None
     if authenticator.keys is not None:
-        findings.append(await _probe_keys(authenticator))
-        findings.append(_probe_clock(authenticator, token, clock.now_s()))
+        first.append(await _probe_keys(authenticator))
+        skew_s = _match_skew(authenticator, clock.now_s())
     if authenticator.introspector is not None:
-        findings.append(await _probe_introspection(authenticator))
+        then.append(await _probe_introspection(authenticator))
+        if skew_s is None:
+            skew_s = _match_skew(authenticator, clock.now_s())
         if token is not None:
-            findings.append(await _probe_token(authenticator, token, clock.now_s()))
-    return findings
+            then.append(await _probe_token(authenticator, token, clock.now_s()))
+    return [*first, _judge_clock(skew_s, token, clock.now_s()), *then]
 
 
 async def _probe_keys(authenticator: Authenticator) -> Finding:
@@ -51,27 +55,34 @@ async def _probe_keys(authenticator: Authenticator) -> Finding:
     return Finding(good=True, text=f"{found}{len(keys.keys)} keys{skipped}")
 
 
-def _probe_clock(authenticator: Authenticator, token: str | None, now_s: float) -> Finding:
-    """Compare clocks by the answer's date; by when the token was issued for providers that send none, as Keycloak."""
-    issued_s = _issued_at(token) if token is not None else None
+def _match_skew(authenticator: Authenticator, now_s: float) -> float | None:
+    """Return how far the provider's clock is ahead of ours, by the ``date`` of its last answer; None without one."""
     try:
-        skew_s = parsedate_to_datetime(authenticator.http.date).timestamp() - now_s
-    except (ValueError, TypeError):
-        if issued_s is None:
-            text = "clock: the provider does not tell its time: compare with a fresh token (`--token-file`)"
-            return Finding(good=True, text=text)
-        good = issued_s <= now_s + MAX_SKEW_S
-        return Finding(good=good, text=f"clock: the token was issued {now_s - issued_s:.0f} s ago by the provider's")
-    text = f"clock: the provider's is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} ours"
-    return Finding(good=abs(skew_s) <= MAX_SKEW_S, text=text)
+        return parsedate_to_datetime(authenticator.http.date).timestamp() - now_s
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
-def _issued_at(token: str) -> float | None:
+def _judge_clock(skew_s: float | None, token: str | None, now_s: float) -> Finding:
+    """Compare clocks by an answer's date; by when the token was issued for providers that send none, as Keycloak."""
+    if skew_s is not None:
+        text = f"clock: the provider's is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} ours"
+        return Finding(good=abs(skew_s) <= MAX_SKEW_S, text=text)
+    issued_s = _match_issued(token) if token is not None else None
+    if issued_s is None:
+        text = "clock: the provider does not tell its time: compare with a fresh token (`--token-file`)"
+        return Finding(good=True, text=text)
+    good = issued_s <= now_s + MAX_SKEW_S
+    return Finding(good=good, text=f"clock: the token was issued {now_s - issued_s:.0f} s ago by the provider's")
+
+
+def _match_issued(token: str) -> float | None:
     try:
         issued_s = parse_jwt(token).claims.get("iat")
     except Rejected:
         return None
-    return issued_s if isinstance(issued_s, int | float) else None
+    fits = isinstance(issued_s, int | float) and not isinstance(issued_s, bool) and 0 <= issued_s < MAX_TIME
+    return issued_s if fits else None
 
 
 async def _probe_introspection(authenticator: Authenticator) -> Finding:
