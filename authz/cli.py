@@ -7,34 +7,57 @@ import json
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import BinaryIO, Final, NoReturn
 
 import click
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from authz import __version__
-from authz.app import App, SystemClock
-from authz.clients.authenticate import Authenticator, EvidenceCache
-from authz.clients.probe import probe
+from authz.app import App
 from authz.config import Configuration, json_schema, load
-from authz.core.policy import Access, Rule
-from authz.core.tables import find_surprises
-from authz.curl import parse_curl, parse_json_request
-from authz.envoy_config import render_envoy_config, render_istio_config
-from authz.explain import Explanation, explain
+from authz.config.settings import Listener
+from authz.core.jwt import MAX_TOKEN_BYTES
+from authz.curl import MAX_REQUEST_BYTES, parse_curl, parse_json_request
+from authz.dry_run import log_to_stderr, try_file, try_request
+from authz.envoy_config import parse_address, render_envoy_config
+from authz.istio_config import render_istio_config
 from authz.lines import LineQueue
-from authz.model import Allow, ConfigError, ConfigProblem, Deny, HeaderAction, Rejected, Request
-from authz.observe import Observer, configure_logging
-from authz.reasons import REASON_TEXT
-from authz.servers.envoy import parse_check
+from authz.model import Allow, ConfigError, ConfigProblem
+from authz.observe import Observer
+from authz.proxy_tls import FILL_IN, FILL_IN_NAME, ProxyTls, read_server_name
+from authz.report.decision import print_explanation
+from authz.report.files import print_files, print_problems
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_BAD_CONFIG = 2
-_DENIED = 1
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_BAD_CONFIG: Final = 2
+_DENIED: Final = 1
+_UNDECIDED: Final = 3
+_PROXY_MARGIN_MS: Final = 250
+"""How much longer a proxy waits than a check may take, so that the answer is ours."""
+
+_TLS_OPTIONS: Final[Mapping[str, str]] = {
+    "ca-file": "With `tls`: the authority of this service's certificate, on the proxy's machine.",
+    "server-name": "With `tls`: the name in this service's certificate, if not the first that it holds.",
+    "client-cert": "With `client_ca_file`: the proxy's certificate, on its machine.",
+    "client-key": "With `client_ca_file`: the certificate's key, on the proxy's machine.",
+}
+
+
+def _check_called(_: click.Context, __: click.Parameter, value: str) -> str:
+    return _check_address(value, listen=False)
+
+
+def _check_listened(_: click.Context, __: click.Parameter, value: str) -> str:
+    return _check_address(value, listen=True)
+
+
+def _check_address(value: str, *, listen: bool) -> str:
+    try:
+        return parse_address(value, listen=listen)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,64 +72,54 @@ def serve(file: Path) -> None:
     """Serve the rules of FILE until SIGTERM. SIGHUP, or a change of its files, reloads them."""
     # Until the handler of reloads is there: the system would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    log, decisions = LineQueue(sys.stderr), LineQueue(sys.stdout)
-    configure_logging(stream=log, colour=None)
-    observer = Observer(stream=decisions)
-    try:
-        asyncio.run(_serve(file, observer))
-    except ConfigError as error:
-        _refuse(error)
-    finally:
-        log.close()
-        decisions.close()
+    decisions = LineQueue(sys.stdout)
+    with log_to_stderr():
+        try:
+            asyncio.run(_serve(file, Observer(stream=decisions)))
+        except ConfigError as error:
+            _refuse(error)
+        finally:
+            decisions.close()
 
 
 @main.command()
 @click.argument("files", type=_FILE, nargs=-1, required=True)
 @click.option("--online", is_flag=True, help="Ask each provider: issuer, keys, clock, introspection client.")
 @click.option("--token-file", type=_FILE, help="With --online: a token to ask the introspection endpoint about.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document for all files.")
 def validate(files: tuple[Path, ...], *, online: bool, token_file: Path | None, as_json: bool) -> None:
     """Check rules FILES: print every problem, or the effective table of rules. Exit code 2 if any is bad."""
-    failed = False
-    for file in files:
-        try:
-            configuration = load(file, environ=os.environ)
-        except ConfigError as error:
-            failed = True
-            _print_problems(error, as_json=as_json)
-            continue
-        _print_policy(file, configuration, as_json=as_json)
-        if online:
-            token = token_file.read_text().strip() if token_file is not None else None
-            failed = not asyncio.run(_ask_providers(configuration, token)) or failed
-    sys.exit(_BAD_CONFIG if failed else 0)
+    if token_file is not None and not online:
+        raise click.UsageError("--token-file needs --online: a token is shown to its provider only")
+    token = None if token_file is None else _read_token(token_file)
+    reports = [try_file(file, token, online=online) for file in files]
+    print_files(reports, as_json=as_json)
+    sys.exit(0 if all(report.good for report in reports) else _BAD_CONFIG)
 
 
 @main.command()
 @click.argument("file", type=_FILE)
-@click.option("--request", "request_file", type=click.File("r"), help="A CheckRequest in JSON; `-` reads stdin.")
+@click.option("--request", "request_file", type=click.File("rb"), help="A CheckRequest in JSON; `-` reads stdin.")
 @click.option("--curl", "curl_text", help="A curl command, as pasted: \"curl -H 'authorization: …' https://…\".")
-@click.option("--online", is_flag=True, help="Verify tokens with the provider's live keys.")
+@click.option("--online", is_flag=True, help="Verify tokens with the provider's live keys, and by introspection.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(file: Path, *, request_file: TextIO | None, curl_text: str | None, online: bool, as_json: bool) -> None:
-    """Decide one request by the rules of FILE and say why. Exit code 0 for an allow, 1 for a deny."""
+def check(file: Path, *, request_file: BinaryIO | None, curl_text: str | None, online: bool, as_json: bool) -> None:
+    """Decide one request by the rules of FILE and say why.
+
+    Exit code 0 for an allow, 1 for a deny, 3 where only --online can tell.
+    """
     if (request_file is None) == (curl_text is None):
         raise click.UsageError("name one of --request and --curl")
+    configuration = _load(file)
     try:
-        configuration = load(file, environ=os.environ)
-        raw = parse_curl(curl_text) if curl_text is not None else parse_json_request(_read(request_file))
-        request = parse_check(raw)
-    except ConfigError as error:
-        _refuse(error)
+        raw = parse_json_request(_read(request_file)) if curl_text is None else parse_curl(curl_text)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    except Rejected as rejected:
-        click.echo(f"deny {rejected.reason}: {REASON_TEXT[rejected.reason].meaning} {rejected.detail}".rstrip())
-        sys.exit(_DENIED)
-    explanation = asyncio.run(_explain(configuration, request, online=online))
-    _print_explanation(explanation, as_json=as_json)
-    sys.exit(0 if isinstance(explanation.decision, Allow) else _DENIED)
+    with log_to_stderr():
+        explanation = asyncio.run(try_request(configuration, raw, online=online))
+    print_explanation(explanation, as_json=as_json)
+    decision = explanation.decision
+    sys.exit(_UNDECIDED if decision is None else 0 if isinstance(decision, Allow) else _DENIED)
 
 
 @main.command()
@@ -115,37 +128,69 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+def _tls_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for what stands on the proxy's side, where this service speaks TLS."""
+    for name, text in reversed(tuple(_TLS_OPTIONS.items())):  # the last one added is shown first
+        command = click.option(f"--{name}", help=text)(command)
+    return command
+
+
 @main.command("envoy-config")
 @click.argument("file", type=_FILE)
-@click.option("--upstream", default="127.0.0.1:8080", show_default=True, help="The service to protect, HOST:PORT.")
-@click.option("--listen", default="127.0.0.1:10000", show_default=True, help="Where Envoy listens, HOST:PORT.")
-def envoy_config(file: Path, *, upstream: str, listen: str) -> None:
+@click.option(
+    "--upstream",
+    default="127.0.0.1:8080",
+    show_default=True,
+    callback=_check_called,
+    help="The service to protect, HOST:PORT.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:10000",
+    show_default=True,
+    callback=_check_listened,
+    help="Where Envoy listens, IP:PORT.",
+)
+@_tls_options
+def envoy_config(file: Path, *, upstream: str, listen: str, **tls: str | None) -> None:
     """Print a complete Envoy configuration that asks this service."""
-    configuration = _load(file)
-    address = configuration.server.grpc[0].address
-    click.echo(
-        render_envoy_config(
-            authz_address=address,
-            upstream_address=upstream,
-            listen_address=listen,
-            timeout_ms=configuration.server.deadline_ms + 250,
-        )
+    server = _load(file).server
+    listener = server.grpc[0]
+    if _match_port(listener) == 0:
+        _refuse(_no_port(file))
+    text = render_envoy_config(
+        authz_address=listener.address,
+        authz_tls=_proxy_tls(listener, tls),
+        upstream_address=upstream,
+        listen_address=listen,
+        timeout_ms=server.deadline_ms + _PROXY_MARGIN_MS,
     )
+    click.echo(text)
 
 
 @main.command("istio-config")
 @click.argument("file", type=_FILE)
 @click.option("--service", default="authz.authz.svc.cluster.local", show_default=True, help="This service's host name.")
 @click.option("--namespace", default="istio-ingress", show_default=True, help="Where the protected workloads live.")
-def istio_config(file: Path, *, service: str, namespace: str) -> None:
+@_tls_options
+def istio_config(file: Path, *, service: str, namespace: str, **tls: str | None) -> None:
     """Print the meshConfig extension provider and an AuthorizationPolicy that asks this service."""
-    configuration = _load(file)
-    addresses = [its.address for its in configuration.server.grpc if not its.address.startswith("unix:")]
-    if not addresses:
+    server = _load(file).server
+    listener = next((its for its in server.grpc if _match_port(its) is not None), None)
+    if listener is None:
         text = "`server.grpc` has unix sockets only, which a mesh's proxies cannot reach: add a `host:port`"
         _refuse(ConfigError(ConfigProblem(message=text, file=str(file), path="server.grpc")))
-    port = int(addresses[0].rpartition(":")[2])
-    click.echo(render_istio_config(service=service, port=port, namespace=namespace))
+    port = _match_port(listener)
+    if not port:
+        _refuse(_no_port(file))
+    text = render_istio_config(
+        service=service,
+        port=port,
+        namespace=namespace,
+        timeout_ms=server.deadline_ms + _PROXY_MARGIN_MS,
+        tls=_proxy_tls(listener, tls),
+    )
+    click.echo(text)
 
 
 @main.command()
@@ -169,136 +214,52 @@ def _load(file: Path) -> Configuration:
 
 
 def _refuse(error: ConfigError) -> NoReturn:
-    _print_problems(error, as_json=False)
+    print_problems(error.problems)
     sys.exit(_BAD_CONFIG)
 
 
-def _read(file: TextIO | None) -> str:
-    return "" if file is None else file.read()
-
-
-def _print_problems(error: ConfigError, *, as_json: bool) -> None:
-    if as_json:
-        problems = [
-            {"file": its.file, "line": its.line, "path": its.path, "message": its.message} for its in error.problems
-        ]
-        click.echo(json.dumps({"problems": problems}, indent=2))
-        return
-    for problem in error.problems:
-        click.echo(str(problem), err=True)
-
-
-def _print_policy(file: Path, configuration: Configuration, *, as_json: bool) -> None:
-    policy = configuration.policy
-    surprises = list(find_surprises(policy))
-    rows = [_row(rule) for rule in policy.rules]
-    if as_json:
-        found = [{"rule": its.rule, "line": its.line, "text": its.text} for its in surprises]
-        click.echo(json.dumps({"file": str(file), "rules": rows, "findings": found}, indent=2))
-        return
-    _print_rows(rows, title=str(file))
-    for guard in policy.guards:
-        covered = ", ".join(f"{host}{path.text}" for host in guard.hosts for path in guard.paths)
-        click.echo(f"guard `{guard.name}` on {covered}: {'; '.join(map(str, guard.tests))}")
-    for its in surprises:
-        click.echo(f"{file}:{its.line}: note: rule `{its.rule}`: {its.text}")
-    counts = f"{len(policy.rules)} rules, {len(policy.guards)} guards, {len(configuration.providers)} providers"
-    click.echo(f"{file}: {counts}: good")
-
-
-def _print_rows(rows: list[dict[str, str]], *, title: str) -> None:
-    """Print a table for eyes, and a line a rule into a pipe; never a cut value."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            facts = "; ".join(f"{name} {', '.join(text.split(chr(10)))}" for name, text in row.items() if text)
-            click.echo(facts)
-        return
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(text) for text in row.values()))
-    Console().print(table)
-
-
-def _row(rule: Rule) -> dict[str, str]:
-    who = rule.access.value
-    if rule.access in (Access.PROVED, Access.OPTIONAL):
-        names = ", ".join(branch.provider for branch in rule.branches)
-        who = f"tokens of {names}" + (" or nobody" if rule.access is Access.OPTIONAL else "")
-    return {
-        "rule": rule.name,
-        "hosts": "\n".join(map(str, rule.hosts)),
-        "paths": "\n".join(path.text for path in rule.paths),
-        "methods": ", ".join(sorted(rule.methods)) if rule.methods is not None else "every",
-        "who": who,
-        "requires": "\n".join(str(test) for branch in rule.branches for test in branch.tests),
-    }
-
-
-async def _ask_providers(configuration: Configuration, token: str | None) -> bool:
-    clock = SystemClock()
-    cache = EvidenceCache(max_bytes=1 << 20, clock=clock.monotonic_s)
-    observer = Observer(stream=sys.stderr)
-    good = True
-    for provider in configuration.providers.values():
-        authenticator = Authenticator(provider, cache=cache, clock=clock, events=observer)
-        await authenticator.start()
-        findings = await probe(authenticator, token, clock=clock)
-        await authenticator.close()
-        for finding in findings:
-            good = good and finding.good
-            click.echo(f"{provider.name}: {'good' if finding.good else 'BAD'}: {finding.text}")
-    return good
-
-
-async def _explain(configuration: Configuration, request: Request, *, online: bool) -> Explanation:
-    if not online:
-        return await explain(configuration.policy, configuration.providers, request, now_s=time.time())
-    clock = SystemClock()
-    cache = EvidenceCache(max_bytes=1 << 20, clock=clock.monotonic_s)
-    observer = Observer(stream=sys.stderr)
-    authenticators = {
-        name: Authenticator(provider, cache=cache, clock=clock, events=observer)
-        for name, provider in configuration.providers.items()
-    }
+def _read(file: BinaryIO | None) -> bytes:
     try:
-        await asyncio.gather(*(its.start() for its in authenticators.values()))
-        return await explain(
-            configuration.policy, configuration.providers, request, now_s=clock.now_s(), authenticators=authenticators
-        )
-    finally:
-        for its in authenticators.values():
-            await its.close()
+        return b"" if file is None else file.read(MAX_REQUEST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"the request cannot be read: {(error.strerror or 'unreadable').lower()}") from None
 
 
-def _print_explanation(explanation: Explanation, *, as_json: bool) -> None:
-    decision = explanation.decision
-    edits = decision.upstream if isinstance(decision, Allow) else decision.headers
-    headers = [
-        f"{edit.action} {edit.name}" + (f": {edit.value}" if edit.action is not HeaderAction.REMOVE else "")
-        for edit in edits
-    ]
-    if as_json:
-        steps = [{"stage": its.stage, "held": its.held, "text": its.text} for its in explanation.steps]
-        answer: dict[str, object] = {"decision": "allow", "rule": decision.rule, "steps": steps, "headers": headers}
-        if isinstance(decision, Deny):
-            answer |= {
-                "decision": "deny",
-                "reason": decision.reason,
-                "status": decision.status,
-                "guard": decision.guard,
-            }
-        click.echo(json.dumps(answer, indent=2))
-        return
-    marks = {True: "yes ", False: "NO  ", None: "    "}
-    for step in explanation.steps:
-        click.echo(f"{marks[step.held]}{step.stage}: {step.text}")
-    if isinstance(decision, Deny):
-        text = REASON_TEXT[decision.reason]
-        click.secho(f"deny {decision.status} {decision.reason}", fg="red", bold=True)
-        click.echo(f"{text.meaning}\n{text.remedy}")
-    else:
-        click.secho(f"allow by rule `{decision.rule}`", fg="green", bold=True)
-    for line in headers:
-        click.echo(f"  {line}")
+def _read_token(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            token = opened.read(2 * MAX_TOKEN_BYTES).decode("ascii").strip()
+    except OSError as error:
+        raise click.UsageError(f"--token-file cannot be read: {(error.strerror or 'unreadable').lower()}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isprintable() or len(token) > MAX_TOKEN_BYTES:
+        raise click.UsageError(f"--token-file must hold one token, of at most {MAX_TOKEN_BYTES} characters")
+    return token
+
+
+def _match_port(listener: Listener) -> int | None:
+    """Return the listener's port, None for a unix socket."""
+    return None if listener.address.startswith("unix:") else int(listener.address.rpartition(":")[2])
+
+
+def _no_port(file: Path) -> ConfigError:
+    text = "port 0 is chosen anew at each start: write the port that the proxy is to call"
+    return ConfigError(ConfigProblem(message=text, file=str(file), path="server.grpc"))
+
+
+def _proxy_tls(listener: Listener, options: Mapping[str, str | None]) -> ProxyTls | None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if listener.tls is None:
+        if given:
+            raise click.UsageError(f"`{listener.address}` under `server.grpc` has no `tls`: leave out {given[0]}")
+        return None
+    mutual = listener.tls.client_ca_file is not None
+    if not mutual and {"--client-cert", "--client-key"}.intersection(given):
+        raise click.UsageError("the service asks for no client certificate: leave it out, or set `client_ca_file`")
+    return ProxyTls(
+        server_name=options["server_name"] or read_server_name(listener.tls.cert_file) or FILL_IN_NAME,
+        ca_file=options["ca_file"] or f"{FILL_IN}/ca.pem",
+        client_cert_file=(options["client_cert"] or f"{FILL_IN}/client.pem") if mutual else None,
+        client_key_file=(options["client_key"] or f"{FILL_IN}/client.key") if mutual else None,
+    )

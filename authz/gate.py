@@ -117,7 +117,7 @@ class Gate:
             wanted = match_asked_method(policy, cors, request)
             if cors is not None and wanted is not None:
                 return decide_preflight(policy, cors, request, wanted)
-            match = _match(policy, request)
+            match = match_accepted(policy, request)
             watch.matched = perf_counter_ns()
             try:
                 proof = await self._authenticate(snapshot, match, request, deadline_s, watch)
@@ -152,7 +152,7 @@ class Gate:
                 return Proof(branch=branch, credential=credential, principal=known.principal)
         watch.cache = "miss"
         jwt = parse_jwt(credential.token) if looks_like_jwt(credential.token) else None
-        branch = _dispatch(snapshot, rule.branches, jwt)
+        branch = choose_branch(snapshot, rule.branches, jwt)
         authenticator = snapshot.authenticators[branch.provider]
         try:
             async with asyncio.timeout_at(deadline_s):
@@ -181,7 +181,7 @@ class Gate:
         self._recorder.record(request, decision, timing)
 
 
-def _match(policy: Policy, request: Request) -> Match:
+def match_accepted(policy: Policy, request: Request) -> Match:
     """Find the rule. A target that is ambiguous under it, or under no rule, is refused as such."""
     try:
         match = match_rule(policy, request.host, request.target, request.method)
@@ -192,7 +192,7 @@ def _match(policy: Policy, request: Request) -> Match:
     return match
 
 
-def _dispatch(snapshot: Snapshot, branches: tuple[Branch, ...], jwt: Jwt | None) -> Branch:
+def choose_branch(snapshot: Snapshot, branches: tuple[Branch, ...], jwt: Jwt | None) -> Branch:
     """Choose the provider that a token is shown to: by its unverified issuer, among the rule's providers only."""
     if len(branches) == 1:
         return branches[0]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from authz.cli import main
-from authz.curl import parse_curl, parse_json_request
 from authz.model import Reason
-from authz.servers.envoy import parse_check
 from tests.fakes import Signer
 
 ISSUER = "https://sso.example.com"
@@ -35,7 +33,7 @@ rules:
     hosts: [a.example]
     paths: ["/both"]
     any_of:
-      - {{tokens_from: shop, require: any_token}}
+      - {{tokens_from: shop, require: {{roles: reader, claims: {{tier: gold}}}}}}
       - {{tokens_from: remote, require: any_token}}
 server:
   grpc: [{{address: "0.0.0.0:9001"}}]
@@ -43,7 +41,7 @@ server:
 PUBLIC = "version: 1\nrules: [{name: public, hosts: everywhere, paths: [/], allow: anyone}]\n"
 CLAIMS: dict[str, Any] = {
     "iss": ISSUER, "aud": "a", "sub": "alice", "exp": 4_000_000_000, "roles": ["reader"], "groups": ["staff"],
-    "scope": "read", "azp": "web", "n": 1,
+    "scope": "read", "azp": "web", "n": 1, "tier": "gold",
 }  # fmt: skip
 
 
@@ -73,10 +71,55 @@ def test_validate_prints_the_effective_table(rules: str) -> None:
     assert done.exit_code == 0
     assert "5 rules, 1 guards, 2 providers: good" in done.output
     assert "guard `admin` on a.example/admin/**: role admin" in done.output
-    found = json.loads(run("validate", "--json", rules).output)
-    assert [rule["rule"] for rule in found["rules"]] == ["public", "closed", "maybe", "all", "both"]
-    assert found["rules"][3]["requires"].splitlines()[0] == "client web"
-    assert found["rules"][2]["who"] == "tokens of shop or nobody"
+    assert (
+        "rule all; hosts a.example; paths /**; methods GET; who tokens of shop; requires client web and" in done.output
+    )
+
+
+def test_validate_shows_what_each_branch_requires(rules: str) -> None:
+    """What one provider's tokens need is nobody else's."""
+    lines = run("validate", rules).output.splitlines()
+    assert next(line for line in lines if line.startswith("rule both")).endswith(
+        "who tokens of shop, remote; requires shop: role reader and claim tier: value 'gold' or remote: any token"
+    )
+
+
+def test_validate_prints_one_json_document_for_all_files(rules: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("version: 2\nrules: []\nmore: 1\n")
+    done = run("validate", "--json", rules, str(bad), rules)
+    assert done.exit_code == 2
+    first, second, third = json.loads(done.stdout)["files"]
+    assert first == third
+    assert (first["file"], first["good"], second["file"], second["good"]) == (rules, True, str(bad), False)
+    assert first.keys() == second.keys()
+    assert {its["path"] for its in second["problems"]} == {"version", "rules", "more"}
+    assert first["problems"] == []
+    by_name = {rule["rule"]: rule for rule in first["rules"]}
+    assert list(by_name) == ["public", "closed", "maybe", "all", "both"]
+    assert by_name["maybe"]["access"] == "optional"
+    assert by_name["public"]["methods"] is None
+    assert by_name["all"]["methods"] == ["GET"]
+    assert by_name["both"]["branches"] == [
+        {"provider": "shop", "requires": ["role reader", "claim tier: value 'gold'"]},
+        {"provider": "remote", "requires": []},
+    ]
+    (guard,) = first["guards"]
+    assert guard == {"guard": "admin", "line": 8, "hosts": ["a.example"], "paths": ["/admin/**"],
+                     "requires": ["role admin"]}  # fmt: skip
+    assert first["findings"] == []
+    assert [its["provider"] for its in first["providers"]] == ["shop", "remote"]
+    assert {its["online"] for its in first["providers"]} == {None}
+
+
+def test_validate_notes_in_json_what_may_surprise(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(f"{PUBLIC[:-2]}, {{name: get, hosts: everywhere, paths: [/x], methods: [GET], allow: anyone}}, "
+                    "{name: deep, hosts: everywhere, paths: ['/**'], allow: anyone}]\n")  # fmt: skip
+    (found,) = json.loads(run("validate", "--json", str(file)).stdout)["files"]
+    (finding,) = found["findings"]
+    assert (finding["rule"], finding["line"], found["good"]) == ("get", 2, True)
+    assert "`/x` has no rule for" in finding["text"]
 
 
 def test_validate_tells_every_problem_of_every_file(rules: str, tmp_path: Path) -> None:
@@ -85,8 +128,6 @@ def test_validate_tells_every_problem_of_every_file(rules: str, tmp_path: Path) 
     done = run("validate", rules, str(bad))
     assert done.exit_code == 2
     assert done.output.count(f"{bad}:") == 3
-    found = json.loads(run("validate", "--json", str(bad)).output)
-    assert {its["path"] for its in found["problems"]} == {"version", "rules", "more"}
 
 
 @pytest.mark.parametrize(
@@ -107,13 +148,18 @@ def test_validate_tells_every_problem_of_every_file(rules: str, tmp_path: Path) 
         ("/admin/x", {}, 1, Reason.ROLE_MISSING),
         ("/both", {}, 0, None),
         ("/both", {"iss": "https://other.example.com"}, 1, Reason.ISSUER_MISMATCH),
+        ("/both", {"iss": None}, 1, Reason.ISSUER_MISSING),
+        ("/both", {"tier": "silver"}, 1, Reason.CLAIM_MISMATCH),
+        ("/nowhere;a", None, 1, Reason.PATH_SEMICOLON),
+        ("/a/../b", None, 1, Reason.PATH_DOT_SEGMENT),
         ("/a%2fb", {}, 1, Reason.PATH_ENCODED_SLASH),
     ],
 )
 def test_check_decides_and_says_why(
     url: str, changes: dict[str, Any] | None, exit_code: int, reason: Reason | None, rules: str, signer: Signer
 ) -> None:
-    token = "" if changes is None else signer.sign(CLAIMS | changes)
+    claims = {name: value for name, value in (CLAIMS | (changes or {})).items() if value is not None}
+    token = "" if changes is None else signer.sign(claims)
     done = run("check", rules, "--json", "--curl", curl(url, token))
     assert done.exit_code == exit_code, done.output
     found = json.loads(done.output)
@@ -128,12 +174,21 @@ def test_check_decides_and_says_why(
 def test_check_shows_each_condition_with_what_was_found(rules: str, signer: Signer) -> None:
     text = run("check", rules, "--curl", curl("/x", signer.sign(CLAIMS | {"roles": ["other"], "n": 2}))).output
     assert "NO  require: role reader: found other" in text
-    assert "yes require: scope read" in text
-    assert "NO  require: when `claims.n == 1`" in text
+    assert "yes require: scope read: found read" in text
+    assert "yes require: group staff: found staff" in text
+    assert "yes require: client web: found web" in text
+    assert "NO  require: when `claims.n == 1`: found claims.n = 2" in text
+    less = {name: value for name, value in CLAIMS.items() if name not in {"n", "azp", "roles"}}
+    text = run("check", rules, "--curl", curl("/x", signer.sign(less))).output
+    assert "NO  require: when `claims.n == 1`: cannot be judged: found no claims.n" in text
+    assert "NO  require: client web: found none" in text
+    assert "NO  require: role reader: found none" in text
+    nobody = run("check", rules, "--curl", curl("/admin", rest="-X GET")).output
+    assert "no_credential" in nobody
     guard = run("check", rules, "--curl", curl("/admin/x", signer.sign(CLAIMS))).output
     assert "NO  guard `admin`: role admin: found reader" in guard
     allowed = run("check", rules, "--curl", curl("/x", signer.sign(CLAIMS))).output
-    assert "set x-user: shop:alice" in allowed
+    assert "  upstream: set x-user: shop:alice" in allowed
     assert "the signature holds" in allowed
 
 
@@ -141,8 +196,9 @@ def test_check_without_keys_judges_the_claims_and_says_so(rules: str, signer: Si
     claims = {"iss": "https://remote.example.com", "aud": "a", "sub": "x", "exp": 4_000_000_000}
     text = run("check", rules, "--curl", curl("/both", signer.sign(claims))).output
     assert "the signature is not verified" in text
-    opaque = run("check", rules, "--curl", curl("/both", "opaque")).output
-    assert "no provider of this rule issues such tokens" in opaque
+    opaque = run("check", rules, "--curl", curl("/both", "opaque"))
+    assert opaque.exit_code == 1
+    assert "deny 401 opaque_refused" in opaque.output
 
 
 def test_check_takes_a_check_request(rules: str, tmp_path: Path) -> None:
@@ -153,16 +209,37 @@ def test_check_takes_a_check_request(rules: str, tmp_path: Path) -> None:
     assert run("check", rules, "--request", str(tmp_path / "request.json")).exit_code == 0
     done = run("check", rules, "--request", "-", stdin="{}")
     assert done.exit_code == 1
-    assert "deny not_http" in done.output
+    assert "deny 403 not_http" in done.output
+    found = json.loads(run("check", rules, "--json", "--request", "-", stdin="{}").stdout)
+    assert (found["decision"], found["reason"], found["status"]) == ("deny", "not_http", 403)
+    assert found["detail"] == found["steps"][0]["text"]
     for arguments in (("--request", "-"), ()):
         assert run("check", rules, *arguments, stdin="nonsense").exit_code == 2
 
 
-def test_validate_online_asks_the_providers(rules: str) -> None:
+def test_validate_online_asks_the_providers(rules: str, tmp_path: Path) -> None:
     done = run("validate", "--online", rules)
     assert done.exit_code == 2
     assert "shop: good: 1 keys" in done.output
     assert "remote: BAD: keys" in done.output
+    token = tmp_path / "token"
+    token.write_text("opaque\n")
+    found = json.loads(run("validate", "--online", "--json", "--token-file", str(token), rules, rules).stdout)
+    assert len(found["files"]) == 2
+    for file in found["files"]:
+        online = {its["provider"]: its["online"] for its in file["providers"]}
+        assert file["good"] is False
+        assert online["shop"][0] == {"good": True, "text": "1 keys"}
+        assert online["remote"][0]["good"] is False
+
+
+def test_what_is_logged_never_stands_between_what_was_asked_for(rules: str, signer: Signer) -> None:
+    """The dead provider is told of on standard error; standard output is one document."""
+    for arguments in (("check", rules, "--curl", curl("/x", signer.sign(CLAIMS))), ("validate", rules)):
+        done = run(*arguments, "--online", "--json")
+        assert json.loads(done.stdout)
+        assert "keys_failed" in done.stderr
+        assert "keys_failed" not in run(*arguments, "--online").stdout
 
 
 def test_check_online_uses_the_live_keys(rules: str, signer: Signer) -> None:
@@ -171,26 +248,192 @@ def test_check_online_uses_the_live_keys(rules: str, signer: Signer) -> None:
     assert "proved by provider `shop`" in done.output
 
 
-def test_configurations_for_envoy_and_istio(rules: str) -> None:
-    envoy = yaml.safe_load(run("envoy-config", rules).output)
-    clusters = {its["name"]: its for its in envoy["static_resources"]["clusters"]}
-    (endpoint,) = clusters["authz"]["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    assert endpoint["endpoint"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 9001}
-    mesh, policy = yaml.safe_load_all(run("istio-config", rules).output)
-    (provider,) = mesh["meshConfig"]["extensionProviders"]
-    assert provider["envoyExtAuthzGrpc"]["port"] == 9001
-    assert provider["envoyExtAuthzGrpc"]["failOpen"] is False
-    assert policy["spec"] == {"action": "CUSTOM", "provider": {"name": provider["name"]}, "rules": [{}]}
+OPEN = """
+version: 1
+providers:
+  shop:
+    issuer: "https://sso.example.com"
+    audiences: [a]
+    keys: {{jwks: {jwks}}}
+    introspection: {{client_id: c, client_secret: "${{env:PATH}}", endpoint: "https://sso.example.com/i", {tokens}}}
+rules: [{{name: r, hosts: everywhere, paths: ["/**"], tokens_from: shop, require: any_token}}]
+"""
 
 
-def test_a_mesh_needs_an_address_that_its_proxies_can_reach(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", ["opaque", "lightweight", "all"])
+def test_what_only_the_provider_can_tell_stays_open_offline(tokens: str, signer: Signer, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
-    listeners = ['{address: "unix:/run/authz.sock"}', '{address: "0.0.0.0:9009"}']
-    for grpc, code in ((listeners, 0), (listeners[:1], 2)):
-        file.write_text(f"{PUBLIC}server: {{grpc: [{', '.join(grpc)}]}}\n")
-        done = run("istio-config", str(file))
-        assert done.exit_code == code
-        assert ("port: 9009" if code == 0 else "add a `host:port`") in done.output
+    file.write_text(OPEN.format(jwks=json.dumps({"keys": [signer.jwk()]}), tokens=f"tokens: {tokens}"))
+    light = {"iss": ISSUER, "exp": 4_000_000_000}
+    token = "opaque" if tokens == "opaque" else signer.sign(light)
+    done = run("check", str(file), "--curl", curl("/x", token))
+    assert done.exit_code == 3
+    assert "only provider `shop` can tell: ask it with --online\nundecided" in done.output
+    found = json.loads(run("check", str(file), "--json", "--curl", curl("/x", token)).stdout)
+    assert (found["decision"], found["rule"], found["reason"]) == ("undecided", "r", None)
+    forged = signer.sign(light)[:-8] + "AAAAAAAA"
+    if tokens != "opaque":
+        assert run("check", str(file), "--curl", curl("/x", forged)).exit_code == 1
+        assert "expired" in run("check", str(file), "--curl", curl("/x", signer.sign(light | {"exp": 1}))).output
+
+
+MEMBERS = {
+    "decision", "rule", "guard", "status", "reason", "detail", "meaning", "remedy", "principal", "steps", "headers",
+    "response_headers", "remove_query",
+}  # fmt: skip
+EVERYTHING = """
+version: 1
+providers:
+  shop: {{issuer: "https://sso.example.com", audiences: [a], keys: {{jwks: {jwks}}}}}
+identity_headers: {{x-user: "{{sub}}"}}
+guards:
+  - {{name: inside, hosts: everywhere, paths: ["/**"], require: {{networks: 127.0.0.0/8}}}}
+rules:
+  - name: r
+    hosts: everywhere
+    paths: ["/a/{{user}}"]
+    tokens_from: shop
+    token_in: [{{query: access_token}}, authorization]
+    authorization: {{replace: "{{sub}}-{{claims.n}}"}}
+    response_headers: {{x-served-by: authz}}
+    require:
+      roles: reader
+      claims: {{tier: gold}}
+      when: "claims.sub == path.user && claims.n == 1"
+"""
+
+
+@pytest.fixture
+def everything(signer: Signer, tmp_path: Path) -> str:
+    file = tmp_path / "everything.yaml"
+    file.write_text(EVERYTHING.format(jwks=json.dumps({"keys": [signer.jwk()]})))
+    return str(file)
+
+
+def test_the_json_of_an_allow_says_all_that_envoy_is_told(everything: str, signer: Signer) -> None:
+    token = signer.sign(CLAIMS)
+    url = f"curl -b 'session=s3cret' 'http://a.example/a/alice?access_token={token}&x=1'"
+    done = run("check", everything, "--json", "--curl", url)
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert found.keys() == MEMBERS
+    assert (found["decision"], found["rule"]) == ("allow", "r")
+    assert all(found[name] is None for name in ("guard", "status", "reason", "detail", "meaning", "remedy"))
+    assert found["principal"] == {"provider": "shop", "issuer": ISSUER, "subject": "alice", "client": "web"}
+    headers = {its["name"]: its for its in found["headers"]}
+    assert headers["x-user"] == {"action": "set", "name": "x-user", "value": "alice"}
+    assert headers["x_user"] == {"action": "remove", "name": "x_user", "value": None}
+    assert headers["authorization"] == {"action": "set", "name": "authorization", "value": "[hidden]"}
+    assert found["response_headers"] == [{"action": "set", "name": "x-served-by", "value": "authz"}]
+    assert found["remove_query"] == ["access_token"]
+    conditions = {step["text"]: step for step in found["steps"] if step["found"] is not None}
+    assert {text: step["found"] for text, step in conditions.items()} == {
+        "network 127.0.0.0/8": {"address": "127.0.0.1"},
+        "role reader": {"roles": ["reader"]},
+        "claim tier: value 'gold'": {"claims.tier": "gold"},
+        "when `claims.sub == path.user && claims.n == 1`": {
+            "claims.n": 1, "claims.sub": "alice", "path.user": "alice"
+        },
+    }  # fmt: skip
+    assert all(step["held"] is True and step["missing"] == [] for step in conditions.values())
+    text = run("check", everything, "--curl", url).stdout
+    assert "  upstream: set authorization: [hidden]" in text
+    assert "  upstream: remove query parameter access_token" in text
+    assert "  client: set x-served-by: authz" in text
+    for output in (done.stdout, text):
+        assert token not in output
+        assert "alice-1" not in output
+        assert "s3cret" not in output
+
+
+def test_the_json_of_a_deny_says_all_that_envoy_is_told(everything: str, signer: Signer) -> None:
+    token = signer.sign({name: value for name, value in CLAIMS.items() if name != "n"} | {"roles": ["other"]})
+    done = run("check", everything, "--json", "--curl", curl("/a/alice", token))
+    found = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert found.keys() == MEMBERS
+    assert (found["decision"], found["rule"], found["guard"]) == ("deny", "r", None)
+    assert (found["status"], found["reason"], found["detail"]) == (403, "role_missing", "needs role reader")
+    assert "role" in found["meaning"]
+    assert found["remedy"]
+    assert found["principal"]["subject"] == "alice"
+    assert found["headers"] == found["remove_query"] == []
+    assert {"action": "set", "name": "cache-control", "value": "no-store"} in found["response_headers"]
+    steps = {step["text"]: step for step in found["steps"]}
+    assert steps["role reader"] == {
+        "stage": "require", "text": "role reader", "held": False, "reason": "role_missing",
+        "found": {"roles": ["other"]}, "missing": [],
+    }  # fmt: skip
+    failed = steps["when `claims.sub == path.user && claims.n == 1`"]
+    assert (failed["held"], failed["reason"], failed["missing"]) == (False, "condition_error", ["claims.n"])
+    assert steps["claim tier: value 'gold'"]["held"] is True
+    assert token not in done.stdout
+
+
+def test_a_guard_is_named_and_a_request_refused_unread_is_json_too(rules: str, signer: Signer) -> None:
+    found = json.loads(run("check", rules, "--json", "--curl", curl("/admin/x", signer.sign(CLAIMS))).stdout)
+    assert (found["guard"], found["rule"], found["reason"]) == ("admin", "all", "role_missing")
+    found = json.loads(run("check", rules, "--json", "--curl", curl("/a/..")).stdout)
+    assert found.keys() == MEMBERS
+    assert (found["reason"], found["status"], found["rule"]) == ("path_dot_segment", 400, None)
+    assert [(step["stage"], step["held"]) for step in found["steps"]] == [("request", False)]
+
+
+def test_a_request_larger_than_the_service_reads_is_refused_as_the_service_does(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(f"{PUBLIC}server: {{max_request_bytes: 1024}}\n")
+    for size, reason in ((100, None), (2_000, Reason.REQUEST_TOO_LARGE)):
+        found = json.loads(run("check", str(file), "--json", "--curl", curl("/", rest=f"-H 'x: {'a' * size}'")).stdout)
+        assert found["reason"] == reason
+
+
+def test_what_a_token_says_cannot_steer_the_terminal(rules: str, signer: Signer) -> None:
+    text = run("check", rules, "--curl", curl("/x", signer.sign(CLAIMS | {"roles": ["\x1b[2J\u202e"]}))).stdout
+    assert "\x1b" not in text
+    assert "found \\x1b[2J\\u202e" in text
+
+
+def test_the_readme_shows_what_is_printed(signer: Signer) -> None:
+    root = Path(__file__).parent.parent
+    block = re.search(r"```console\n\$ authz check [^\n]*\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    claims = {"iss": "https://sso.example.com/realms/shop", "aud": "orders-api", "typ": "Bearer", "sub": "x",
+              "exp": 4_000_000_000, "realm_access": {"roles": ["guest"]}}  # fmt: skip
+    command = f"curl -H 'authorization: Bearer {signer.sign(claims)}' http://shop.example.com/orders/7"
+    done = run("check", str(root / "examples/quickstart.yaml"), "--curl", command)
+    assert re.sub(r"of \d+ char", "of 912 char", done.stdout) == block[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--curl", ""),
+        ("check", "--curl", "curl 'http://a.example"),
+        ("check", "--curl", "curl http://a.example/\udc80"),
+        ("check", "--request", "LATIN"),
+        ("check", "--request", "HUGE"),
+        ("check", "--request", "/"),
+        ("check", "--request", "missing.json"),
+        ("check", "--request", "LATIN", "--curl", "curl a"),
+        ("validate", "--online", "--token-file", "LATIN"),
+        ("validate", "--online", "--token-file", "HUGE"),
+        ("validate", "--online", "--token-file", "EMPTY"),
+        ("validate", "--online", "--token-file", "/proc/self/mem"),
+        ("validate", "--token-file", "TOKEN"),
+        ("envoy-config", "--upstream", "nonsense"),
+        ("envoy-config", "--listen", "nonsense"),
+        ("envoy-config", "--ca-file", "/ca.pem"),
+        ("istio-config", "--client-cert", "/c.pem"),
+    ],
+)
+def test_odd_input_is_a_usage_error_and_no_traceback(arguments: tuple[str, ...], rules: str, tmp_path: Path) -> None:
+    files = {"LATIN": "\u00e9".encode("latin-1"), "EMPTY": b" \n", "TOKEN": b"t", "HUGE": b"a" * 40_000}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    done = run(*(str(tmp_path / its) if its in files else its for its in arguments), rules)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Usage:" in done.stderr
 
 
 def test_the_schema_is_json() -> None:
@@ -204,35 +447,3 @@ def test_a_file_that_cannot_be_used_ends_with_2(tmp_path: Path) -> None:
         done = run(*arguments, str(file))
         assert done.exit_code == 2
         assert "add `rules:`" in done.output
-
-
-@pytest.mark.parametrize(
-    ("text", "method", "path", "headers"),
-    [
-        ("curl http://a.example/x?y=z", "GET", ("x",), {}),
-        ("curl -X POST -H 'A: b' a.example/x", "POST", ("x",), {"a": "b"}),
-        ("curl -d '{}' http://a.example", "POST", (), {}),
-        ("curl -I http://a.example/", "HEAD", (), {}),
-        ("curl -b 'a=1' -A me --url http://a.example/x", "GET", ("x",), {"cookie": "a=1", "user-agent": "me"}),
-        ("curl --oauth2-bearer t http://a.example/x", "GET", ("x",), {"authorization": "Bearer t"}),
-        ("curl -sSk -H 'Host: a.example' http://127.0.0.1:10000/x", "GET", ("x",), {}),
-        ("http://a.example/x", "GET", ("x",), {}),
-    ],
-)
-def test_curl_commands(text: str, method: str, path: tuple[str, ...], headers: dict[str, str]) -> None:
-    found = parse_check(parse_curl(text))
-    assert (found.method, found.host.name, found.target.segments) == (method, "a.example", path)
-    assert headers.items() <= found.headers.items()
-
-
-@pytest.mark.parametrize(
-    "text", ["", "curl", "curl 'unclosed", "curl -K file http://a", "curl http://a http://b", "curl -H"]
-)
-def test_curl_commands_that_are_not_understood(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        parse_curl(text)
-
-
-def test_json_that_is_no_check_request() -> None:
-    with pytest.raises(ValueError, match="not a CheckRequest"):
-        parse_json_request('{"nonsense": 1}')
