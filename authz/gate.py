@@ -21,7 +21,7 @@ from authz.core.credentials import match_credential
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt
 from authz.core.path import check_accepted
 from authz.core.policy import Access, Branch, Match, Policy, match_rule
-from authz.model import Decision, Deny, ProviderError, Reason, Rejected, Request, Unread
+from authz.model import Credential, Decision, Deny, ProviderError, Reason, Rejected, Request, Unread
 from authz.observe import Timing
 
 
@@ -50,16 +50,13 @@ class Snapshot:
     generation: int
 
 
-class _Watch:
-    """The stages of one check, in nanoseconds; thrown away with it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """A check that has come as far as it can without waiting: its token must be proved."""
 
-    __slots__ = ("authenticated", "cache", "matched", "parsed", "received")
-
-    def __init__(self, received_ns: int) -> None:
-        self.received = received_ns
-        self.parsed = perf_counter_ns()
-        self.matched = self.authenticated = 0
-        self.cache = "none"
+    match: Match
+    cors: Cors | None
+    credential: Credential
 
 
 class Gate:
@@ -89,9 +86,15 @@ class Gate:
         snapshot = self._snapshot
         if snapshot is None:
             return self.refuse(Reason.NOT_READY, request=request, received_ns=received_ns)
-        watch = _Watch(perf_counter_ns() if received_ns is None else received_ns)
-        decision = await self._decide(snapshot, request, deadline_s, watch)
-        self._record(request, decision, watch, snapshot.generation)
+        parsed_ns = perf_counter_ns()
+        timing = Timing(parsed_ns if received_ns is None else received_ns, parsed_ns, snapshot.generation)
+        found = self._begin(snapshot, request, timing)
+        if isinstance(found, _Pending):
+            decision = await self._finish(snapshot, request, found, deadline_s, timing)
+        else:
+            decision = found
+        timing.answered = perf_counter_ns()
+        self._recorder.record(request, decision, timing)
         return decision
 
     def refuse(
@@ -104,35 +107,36 @@ class Gate:
     ) -> Deny:
         """Turn away what never came as far as a rule."""
         decision = render_deny(Refusal(reason=reason, detail=detail), request=request)
-        watch = _Watch(perf_counter_ns() if received_ns is None else received_ns)
-        self._record(request, decision, watch, 0 if self._snapshot is None else self._snapshot.generation)
+        timing = Timing(0, perf_counter_ns(), 0 if self._snapshot is None else self._snapshot.generation)
+        timing.received = timing.parsed if received_ns is None else received_ns
+        timing.answered = perf_counter_ns()
+        self._recorder.record(request, decision, timing)
         return decision
 
-    async def _decide(self, snapshot: Snapshot, request: Request, deadline_s: float | None, watch: _Watch) -> Decision:
+    def _begin(self, snapshot: Snapshot, request: Request, timing: Timing) -> Decision | _Pending:
+        """Decide by what is known: nearly every check ends here, and has waited for nothing."""
         policy = snapshot.policy
         match: Match | None = None
         cors: Cors | None = None
         try:
             cors = policy.cors.match_first(request.host.name)
-            wanted = match_asked_method(policy, cors, request)
-            if cors is not None and wanted is not None:
-                return decide_preflight(policy, cors, request, wanted)
+            if cors is not None:
+                wanted = match_asked_method(policy, cors, request)
+                if wanted is not None:
+                    return decide_preflight(policy, cors, request, wanted)
             match = match_accepted(policy, request)
-            watch.matched = perf_counter_ns()
-            try:
-                proof = await self._authenticate(snapshot, match, request, deadline_s, watch)
-            finally:
-                watch.authenticated = perf_counter_ns()
-            return authorize(policy, match, request, proof, cors=cors)
+            timing.matched = perf_counter_ns()
+            found = self._match_proof(snapshot, match, request, timing)
+            timing.authenticated = perf_counter_ns()
+            if isinstance(found, Credential):
+                return _Pending(match=match, cors=cors, credential=found)
+            return authorize(policy, match, request, found, cors=cors)
         except Rejected as rejected:
             refusal = Refusal(reason=rejected.reason, detail=rejected.detail)
-        except ProviderError as error:
-            refusal = Refusal(reason=error.reason, detail=error.detail, retry_after_s=error.retry_after_s)
         return render_deny(refusal, request=request, match=match, cors=cors)
 
-    async def _authenticate(
-        self, snapshot: Snapshot, match: Match, request: Request, deadline_s: float | None, watch: _Watch
-    ) -> Proof:
+    def _match_proof(self, snapshot: Snapshot, match: Match, request: Request, timing: Timing) -> Proof | Credential:
+        """Return who asks, where that is known already, or the credential that is to be proved."""
         rule = match.rule
         if rule.access is Access.NOBODY:
             raise Rejected(Reason.NOBODY)
@@ -148,11 +152,33 @@ class Gate:
             authenticator = snapshot.authenticators[branch.provider]
             known = authenticator.match_evidence(token_digest(authenticator.provider, credential.token), now_s)
             if known is not None:
-                watch.cache = "hit"
+                timing.cache = "hit"
                 return Proof(branch=branch, credential=credential, principal=known.principal)
-        watch.cache = "miss"
+        timing.cache = "miss"
+        return credential
+
+    async def _finish(
+        self, snapshot: Snapshot, request: Request, pending: _Pending, deadline_s: float | None, timing: Timing
+    ) -> Decision:
+        """Prove the token, waiting for its provider if need be, and decide."""
+        match, cors = pending.match, pending.cors
+        try:
+            try:
+                proof = await self._prove(snapshot, match.rule.branches, pending.credential, deadline_s)
+            finally:
+                timing.authenticated = perf_counter_ns()
+            return authorize(snapshot.policy, match, request, proof, cors=cors)
+        except Rejected as rejected:
+            refusal = Refusal(reason=rejected.reason, detail=rejected.detail)
+        except ProviderError as error:
+            refusal = Refusal(reason=error.reason, detail=error.detail, retry_after_s=error.retry_after_s)
+        return render_deny(refusal, request=request, match=match, cors=cors)
+
+    async def _prove(
+        self, snapshot: Snapshot, branches: tuple[Branch, ...], credential: Credential, deadline_s: float | None
+    ) -> Proof:
         jwt = parse_jwt(credential.token) if looks_like_jwt(credential.token) else None
-        branch = choose_branch(snapshot, rule.branches, jwt)
+        branch = choose_branch(snapshot, branches, jwt)
         authenticator = snapshot.authenticators[branch.provider]
         try:
             async with asyncio.timeout_at(deadline_s):
@@ -164,21 +190,6 @@ class Gate:
                 raise ProviderError(Reason.DEADLINE, detail) from None
             evidence = stale
         return Proof(branch=branch, credential=credential, principal=evidence.principal)
-
-    def _record(self, request: Request | Unread | None, decision: Decision, watch: _Watch, generation: int) -> None:
-        now = perf_counter_ns()
-        matched = watch.matched or now
-        authenticated = watch.authenticated or matched
-        timing = Timing(
-            total_us=(now - watch.received) / 1_000,
-            parse_us=(watch.parsed - watch.received) / 1_000,
-            match_us=(matched - watch.parsed) / 1_000,
-            authenticate_us=(authenticated - matched) / 1_000,
-            authorize_us=(now - authenticated) / 1_000,
-            cache=watch.cache,
-            generation=generation,
-        )
-        self._recorder.record(request, decision, timing)
 
 
 def match_accepted(policy: Policy, request: Request) -> Match:

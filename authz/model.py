@@ -46,6 +46,7 @@ __all__ = [
     "Request",
     "Role",
     "Secret",
+    "SharedEdits",
     "Target",
     "TokenUse",
     "Unread",
@@ -412,6 +413,8 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     email: str | None = None
     expires_at_s: float
+    derived: dict[object, Any] = field(init=False, default_factory=dict, repr=False, compare=False)
+    """Texts that were made of it before: header edits, fragments of log lines. Nothing is decided by them."""
 
 
 # --- the provider -----------------------------------------------------------------------------------------------
@@ -572,6 +575,12 @@ class HeaderEdit:
     action: HeaderAction
     name: str
     value: str = ""
+
+
+class SharedEdits(tuple[HeaderEdit, ...]):  # noqa: SLOT001 - a tuple cannot have slots and a member beside
+    """Edits that many answers share: whoever writes them for the wire may keep that in ``wire``."""
+
+    wire: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

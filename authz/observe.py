@@ -11,24 +11,29 @@ import logging
 import re
 import time
 import traceback
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from json.encoder import encode_basestring_ascii as _quote
 from typing import Final, Protocol, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from authz.lines import LineQueue
-from authz.model import Allow, Decision, Request, Unread
+from authz.model import Allow, Decision, Principal, Request, Unread
 
 MAX_PATH_CHARS: Final = 256
 BUCKETS_S: Final = (
     *(0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
+
+_BUCKETS_NS: Final = tuple(round(seconds * 1e9) for seconds in BUCKETS_S)
+_WHO: Final = "who"
 
 _SECRETS: Final = re.compile(
     r"(?<![^\s/@])[^\s/@]+(?=@)|(?:bearer|basic)\s+\S+"
@@ -37,20 +42,34 @@ _SECRETS: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long one check took, in microseconds, and where its evidence came from (``hit``, ``miss`` or ``none``).
+    """The moments of one check in nanoseconds, and where its evidence came from (``hit``, ``miss`` or ``none``).
 
-    ``authenticate_us`` includes the time that a provider took; ``authorize_us`` making the answer.
+    Written while the check goes on, one for each, so that nothing is worked out that nobody reads.
     """
 
-    total_us: float
-    parse_us: float
-    match_us: float
-    authenticate_us: float
-    authorize_us: float
-    cache: str
-    generation: int
+    __slots__ = ("answered", "authenticated", "cache", "generation", "matched", "parsed", "received")
+
+    def __init__(self, received_ns: int, parsed_ns: int, generation: int) -> None:
+        self.received = received_ns
+        self.parsed = parsed_ns
+        self.matched = self.authenticated = self.answered = 0
+        self.cache = "none"
+        self.generation = generation
+
+    @property
+    def total_us(self) -> float:
+        """From arrival to decision."""
+        return (self.answered - self.received) / 1_000
+
+    @property
+    def stages_us(self) -> tuple[float, float, float, float]:
+        """Reading, matching, authenticating (with what a provider took), and making the decision."""
+        matched = self.matched or self.answered
+        authenticated = self.authenticated or matched
+        moments = (self.received, self.parsed, matched, authenticated, self.answered)
+        read, match, prove, decide = ((end - start) / 1_000 for start, end in pairwise(moments))
+        return read, match, prove, decide
 
 
 class _Status(Protocol):
@@ -117,16 +136,6 @@ class Observer:
         self._log = structlog.get_logger("authz")
         disable_created_metrics()  # type: ignore[no-untyped-call]  # else twice the series, for times nobody asks for
         self.registry = CollectorRegistry()
-        self._decisions = Counter(
-            "authz_decisions",
-            "Checks by rule, decision and reason.",
-            ("rule", "decision", "reason"),
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "authz_check_seconds", "Time of one check, from arrival to answer.", ("decision",),
-            buckets=BUCKETS_S, registry=self.registry,
-        )  # fmt: skip
         self._events = Counter(
             "authz_provider_events", "What happened with providers.", ("provider", "event"), registry=self.registry
         )
@@ -144,8 +153,8 @@ class Observer:
             "1 if the last reload was put in force, 0 if refused.",
             registry=self.registry,
         )
-        self._bound: dict[tuple[str, str, str], Callable[[], None]] = {}
-        self._times = {name: self._seconds.labels(name) for name in ("allow", "deny")}
+        self._checks = _Checks()
+        self.registry.register(self._checks)
 
     def watch(self, *, statuses: Callable[[], Iterable[_Status]], cache: Callable[[], _CacheStats]) -> None:
         """Read the providers' and the cache's figures at each scrape from now on."""
@@ -159,21 +168,11 @@ class Observer:
 
     def record(self, request: Request | Unread | None, decision: Decision, timing: Timing) -> None:
         """Count one check and write its line."""
-        if isinstance(decision, Allow):
-            word, reason = "allow", ""
-        else:
-            word, reason = "deny", decision.reason.value
-        key = (decision.rule, word, reason)
-        count = self._bound.get(key)
-        if count is None:
-            count = self._bound[key] = self._decisions.labels(*key).inc
-        count()
-        self._times[word].observe(timing.total_us / 1_000_000)
-        if self.denies_only and word == "allow":
+        self._checks.count(decision, timing.answered - timing.received)
+        if self.denies_only and decision.__class__ is Allow:
             return
-        facts = _describe(request, decision, timing)
-        line = json.dumps(facts)
-        self._stream.write((_render_line(facts) if self._pretty else line) + "\n")
+        line = _render_json(request, decision, timing)
+        self._stream.write((_render_line(json.loads(line)) if self._pretty else line) + "\n")
         self._stream.flush()
         if self._sink is not None:
             self._sink(line)
@@ -205,6 +204,41 @@ class Observer:
         trace = traceback.extract_tb(error.__traceback__) if error is not None else ()
         frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in trace]
         self._log.error("internal error", kind=type(error).__name__ if error is not None else "", frames=frames[-8:])
+
+
+class _Checks(Collector):
+    """Counts checks by rule, decision and reason, and their times: a few additions a check, and no lock.
+
+    Counted in the event loop's thread, and read in another at each scrape.
+    """
+
+    def __init__(self) -> None:
+        self._decisions: dict[tuple[str, str], int] = {}
+        self._buckets = {word: [0] * (len(BUCKETS_S) + 1) for word in ("allow", "deny")}
+        self._sums_ns = {"allow": 0, "deny": 0}
+
+    def count(self, decision: Decision, took_ns: int) -> None:
+        """Count one check."""
+        word, reason = ("allow", "") if isinstance(decision, Allow) else ("deny", decision.reason.value)
+        key = (decision.rule, reason)
+        self._decisions[key] = self._decisions.get(key, 0) + 1
+        self._buckets[word][bisect_left(_BUCKETS_NS, took_ns)] += 1
+        self._sums_ns[word] += took_ns
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the two families."""
+        names = ("rule", "decision", "reason")
+        decisions = CounterMetricFamily("authz_decisions", "Checks by rule, decision and reason.", labels=names)
+        for (rule, reason), number in list(self._decisions.items()):
+            decisions.add_metric((rule, "deny" if reason else "allow", reason), number)
+        yield decisions
+        text = "Time of one check, from arrival to decision."
+        seconds = HistogramMetricFamily("authz_check_seconds", text, labels=("decision",))
+        for word, found in self._buckets.items():
+            ends = (*(f"{float(end)!r}" for end in BUCKETS_S), "+Inf")
+            buckets = list(zip(ends, accumulate(found), strict=True))
+            seconds.add_metric((word,), buckets, self._sums_ns[word] / 1e9)
+        yield seconds
 
 
 class _Figures(Collector):
@@ -243,40 +277,46 @@ class _Figures(Collector):
         yield CounterMetricFamily("authz_log_lines_lost", "Lines that the log's reader was too slow for.", self._lost())
 
 
-def _describe(request: Request | Unread | None, decision: Decision, timing: Timing) -> dict[str, object]:
-    """Return all that is told of one check."""
-    facts: dict[str, object] = {"time": round(time.time(), 6)}
+def _render_json(request: Request | Unread | None, decision: Decision, timing: Timing) -> str:
+    """Return all that is told of one check, as one JSON object, put together of what was written before."""
     if isinstance(decision, Allow):
-        facts |= {"decision": "allow", "status": 200, "rule": decision.rule}
+        what = f'"decision": "allow", "status": 200, "rule": {_quote(decision.rule)}'
     else:
-        facts |= {"decision": "deny", "status": decision.status, "rule": decision.rule, "reason": decision.reason.value}
-        if decision.guard:
-            facts["guard"] = decision.guard
-        if decision.detail:
-            facts["detail"] = redact(decision.detail)
+        guard = f', "guard": {_quote(decision.guard)}' if decision.guard else ""
+        detail = f', "detail": {_quote(redact(decision.detail))}' if decision.detail else ""
+        what = (
+            f'"decision": "deny", "status": {decision.status}, "rule": {_quote(decision.rule)}, '
+            f'"reason": "{decision.reason.value}"{guard}{detail}'
+        )
+    where = ""
     if isinstance(request, Request):
-        facts["id"] = request.id[:MAX_PATH_CHARS]
-        facts["method"] = request.method
-        facts["host"] = request.host.name
-        facts["path"] = request.target.raw_path[:MAX_PATH_CHARS]
+        where = (
+            f', "id": {_quote(request.id[:MAX_PATH_CHARS])}, "method": {_quote(request.method)}, '
+            f'"host": {_quote(request.host.name)}, "path": {_quote(request.target.raw_path[:MAX_PATH_CHARS])}'
+        )
     elif request is not None:
-        facts.update(_describe_unread(request))
-    principal = decision.principal
-    if principal is not None:
-        facts["provider"] = principal.provider
-        facts["issuer"] = principal.issuer
-        facts["subject"] = principal.subject
-        facts["client"] = principal.client_id
-    facts["cache"] = timing.cache
-    facts["generation"] = timing.generation
-    facts["us"] = {
-        "total": round(timing.total_us),
-        "parse": round(timing.parse_us),
-        "match": round(timing.match_us),
-        "authenticate": round(timing.authenticate_us),
-        "authorize": round(timing.authorize_us),
-    }
-    return facts
+        where = "".join(f', "{name}": {_quote(text)}' for name, text in _describe_unread(request))
+    read, match, prove, decide = timing.stages_us
+    return (
+        f'{{"time": {time.time():.6f}, {what}{where}{_render_who(decision.principal)}, "cache": "{timing.cache}", '
+        f'"generation": {timing.generation}, "us": {{"total": {timing.total_us:.0f}, "parse": {read:.0f}, '
+        f'"match": {match:.0f}, "authenticate": {prove:.0f}, "authorize": {decide:.0f}}}}}'
+    )
+
+
+def _render_who(principal: Principal | None) -> str:
+    if principal is None:
+        return ""
+    found: str | None = principal.derived.get(_WHO)
+    if found is None:
+        facts = {
+            "provider": principal.provider,
+            "issuer": principal.issuer,
+            "subject": principal.subject,
+            "client": principal.client_id,
+        }
+        found = principal.derived[_WHO] = f", {json.dumps(facts)[1:-1]}"
+    return found
 
 
 def _describe_unread(request: Unread) -> Iterator[tuple[str, str]]:

@@ -27,9 +27,9 @@ from authz.core.headers import (
 )
 from authz.core.hosts import HostPattern, parse_host_pattern
 from authz.core.path import parse_method
-from authz.core.policy import AUTHORIZATION, Access, Branch, Guard, Keep, Rule
+from authz.core.policy import AUTHORIZATION, Access, Branch, Guard, Keep, Outfit, Rule
 from authz.core.trie import PathPattern, parse_path_pattern
-from authz.model import Ambiguity, Answer, HeaderAction, HeaderEdit, PlaceKind, Provider, Rejected
+from authz.model import Ambiguity, Answer, CredentialPlace, HeaderAction, HeaderEdit, PlaceKind, Provider, Rejected
 from authz.pb.envoy.type.v3.http_status_pb2 import StatusCode
 
 T = TypeVar("T")
@@ -70,6 +70,7 @@ class RulesCompiler:
         self._providers = providers
         self._lines = lines
         self._problems = problems
+        self._outfits: dict[tuple[object, ...], Outfit] = {}
         self._filled: dict[str, dict[tuple[str, str], tuple[Mark | None, str]]] = {}
 
     def compile_rule(self, part: RulePart, loc: Loc) -> Rule:
@@ -95,8 +96,7 @@ class RulesCompiler:
             branches=branches,
             places=places,
             accept=frozenset(Ambiguity(word) for word in part.accept),
-            identity=plan_identity(templates),
-            authorization=self._authorization(part, loc, access),
+            outfit=self._outfit(templates, self._authorization(part, loc, access), places),
             response_headers=tuple(
                 HeaderEdit(HeaderAction.SET, name, value)
                 for name, value in self._headers(part.response_headers, (*loc, "response_headers")).items()
@@ -106,6 +106,23 @@ class RulesCompiler:
             ),
             line=self._lines(loc),
         )
+
+    def _outfit(
+        self, templates: Mapping[str, Template], authorization: Keep | Template, places: tuple[CredentialPlace, ...]
+    ) -> Outfit:
+        """Return one object for all rules that do the same to headers, so that what is made for one serves all."""
+        headers = tuple(place.name for place in places if place.kind is PlaceKind.HEADER)
+        key = (tuple(templates.items()), authorization, headers)
+        found = self._outfits.get(key)
+        if found is None:
+            plan = plan_identity(templates)
+            found = self._outfits[key] = Outfit(
+                identity=plan,
+                authorization=authorization,
+                token_headers=headers,
+                folded=frozenset(map(fold_name, (*templates, *headers))),
+            )
+        return found
 
     def compile_guard(self, part: GuardPart, loc: Loc) -> Guard:
         """Compile one guard."""

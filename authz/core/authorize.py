@@ -6,8 +6,8 @@ headers made: every identity header ours, no token of ours passed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -15,10 +15,10 @@ from authz.core.answers import Refusal, render_deny
 from authz.core.condition import Facts
 from authz.core.cors import Cors, check_origin, match_preflight, render_cors, render_preflight
 from authz.core.credentials import strip_cookies
-from authz.core.headers import Template, fold_name, render_identity, render_template
+from authz.core.headers import Template, render_identity, render_odd_names, render_template
 from authz.core.path import check_accepted
-from authz.core.policy import Access, Branch, Keep, Match, Policy, Table, match_guards, match_rule
-from authz.core.require import check_tests, needs_principal, scopes_of
+from authz.core.policy import Access, Branch, Keep, Match, Outfit, Policy, Table, match_guards, match_rule
+from authz.core.require import Test, check_tests, needs_principal, scopes_of
 from authz.model import (
     Allow,
     Credential,
@@ -31,7 +31,11 @@ from authz.model import (
     Reason,
     Rejected,
     Request,
+    SharedEdits,
 )
+
+MAX_DERIVED: Final = 8
+"""Kept for one principal: a policy has as many outfits as ways to treat headers, nearly always one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +54,25 @@ def authorize(policy: Policy, match: Match, request: Request, proof: Proof, *, c
     """Decide: the guards, the rule's tests, then the headers."""
     branch, principal = proof.branch, proof.principal
     address = match_address(request, policy.trusted_hops)
-    guard = scope = ""
+    guard = ""
+    tests: tuple[Test, ...] = ()
     try:
         for covering in match_guards(policy, request.host, request.target):
-            guard, scope = covering.guard.name, scopes_of(covering.guard.tests)
+            guard, tests = covering.guard.name, covering.guard.tests
             facts = Facts(request=request, principal=principal, host=covering.host, path=covering.path, address=address)
-            check_tests(covering.guard.tests, facts)
+            check_tests(tests, facts)
         guard = ""
         if branch is not None and principal is not None:
-            scope = scopes_of(branch.tests)
+            tests = branch.tests
             facts = Facts(request=request, principal=principal, host=match.host, path=match.path, address=address)
-            check_tests(branch.tests, facts)
-        upstream = tuple(_render_upstream(match, request, proof))
+            check_tests(tests, facts)
+        upstream = _render_upstream(match, request, proof)
     except Rejected as rejected:
         refusal = Refusal(
             reason=rejected.reason,
             detail=rejected.detail,
             guard=guard,
-            scope=scope if rejected.reason is Reason.SCOPE_MISSING else "",
+            scope=scopes_of(tests) if rejected.reason is Reason.SCOPE_MISSING else "",
         )
         return render_deny(refusal, request=request, match=match, cors=cors, principal=principal)
     downstream = match.rule.response_headers
@@ -120,12 +125,10 @@ def decide_preflight(policy: Policy, cors: Cors, request: Request, wanted: str) 
         headers = render_preflight(cors, request, wanted)
         return Deny(reason=Reason.PREFLIGHT, status=204, headers=headers, rule=match.rule.name)
     check_origin(cors, request)
-    edits = [
-        *render_identity(match.rule.identity, None, request.headers),
-        HeaderEdit(HeaderAction.REMOVE, "authorization"),
-        *_strip_places(match, request),
-    ]
-    return Allow(rule=match.rule.name, upstream=tuple(edits), remove_query=_tokens_in_query(match.table, request))
+    edits = _render_upstream(match, request, NOBODY_ASKS)
+    if not any(edit.name == "authorization" for edit in edits):
+        edits = (*edits, HeaderEdit(HeaderAction.REMOVE, "authorization"))
+    return Allow(rule=match.rule.name, upstream=edits, remove_query=_tokens_in_query(match.table, request))
 
 
 def match_address(request: Request, trusted_hops: int) -> str | None:
@@ -134,57 +137,78 @@ def match_address(request: Request, trusted_hops: int) -> str | None:
     A list that is too short, or no address in that place, gives None: then every test of networks fails.
     """
     if trusted_hops == 0:
-        return None if request.source_address is None else str(_plain(request.source_address))
+        return None if request.source_address is None else _render_address(request.source_address)
     hops = request.headers.get("x-forwarded-for", "").split(",")
     if len(hops) < trusted_hops:
         return None
     try:
-        return str(_plain(ip_address(hops[-trusted_hops].strip(" \t"))))
+        return _render_address(ip_address(hops[-trusted_hops].strip(" \t")))
     except ValueError:
         return None
 
 
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return an IPv4 address that is written as an IPv6 one as what it is, so that networks see it."""
+@lru_cache(maxsize=1_024)
+def _render_address(address: IPv4Address | IPv6Address) -> str:
+    """Return the text; of an IPv4 address that is written as an IPv6 one what it is, so that networks see it."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
+    return str(address if mapped is None else mapped)
 
 
-def _render_upstream(match: Match, request: Request, proof: Proof) -> Iterator[HeaderEdit]:
-    yield from render_identity(match.rule.identity, proof.principal, request.headers)
-    yield from _render_authorization(match, proof)
-    yield from _strip_places(match, request)
+def _render_upstream(match: Match, request: Request, proof: Proof) -> tuple[HeaderEdit, ...]:
+    """Return what is the same for all requests of this principal to such a rule, and what this request adds."""
+    outfit = match.rule.outfit
+    own = _match_own_edits(outfit, proof)
+    added = render_odd_names(outfit.folded, own, request.headers)
+    if match.table.cookies and "cookie" in request.headers:
+        added += _strip_cookies(match.table.cookies, request)
+    return (*own, *added) if added else own
 
 
-def _render_authorization(match: Match, proof: Proof) -> Iterator[HeaderEdit]:
-    choice = match.rule.authorization
-    if isinstance(choice, Template):
-        value = render_template(choice, proof.principal)
-        if value is not None:
-            yield HeaderEdit(HeaderAction.SET, "authorization", value)
-            return
+def _match_own_edits(outfit: Outfit, proof: Proof) -> SharedEdits:
+    """Return the edits that were made for this principal before, or make them.
+
+    They depend on the outfit, the principal and whether it was the ``authorization`` header that proved it, which all
+    never change: nothing is decided here.
+    """
+    principal = proof.principal
+    derived = outfit.derived if principal is None else principal.derived
     proved = proof.credential is not None and proof.credential.place.kind is PlaceKind.AUTHORIZATION
-    if choice is Keep.ALWAYS or (choice is Keep.PROVED and proved):
-        return
-    yield HeaderEdit(HeaderAction.REMOVE, "authorization")
+    key = (outfit, proved)
+    found: SharedEdits | None = derived.get(key)
+    if found is None:
+        if len(derived) >= MAX_DERIVED:  # outfits of former policies, or very many of them
+            derived.clear()
+        found = derived[key] = SharedEdits(
+            (
+                *render_identity(outfit.identity, principal),
+                *_render_authorization(outfit.authorization, principal, proved=proved),
+                *(HeaderEdit(HeaderAction.REMOVE, name) for name in outfit.token_headers),
+            )
+        )
+    return found
 
 
-def _strip_places(match: Match, request: Request) -> Iterator[HeaderEdit]:
-    """Take out what only we were meant to read: token headers of the rule, token cookies of the host."""
-    for place in match.rule.places:
-        if place.kind is PlaceKind.HEADER:
-            yield HeaderEdit(HeaderAction.REMOVE, place.name)
-            folded = fold_name(place.name)
-            for name in request.headers:  # other spellings, which an upstream may read as the same name
-                if name != place.name and fold_name(name) == folded:
-                    yield HeaderEdit(HeaderAction.REMOVE, name)
-    cookie = request.headers.get("cookie") if match.table.cookies else None
-    if cookie is not None:
-        rest = strip_cookies(cookie, match.table.cookies)
-        if rest is None:
-            yield HeaderEdit(HeaderAction.REMOVE, "cookie")
-        elif rest != cookie or "cookie" in request.repeated:
-            yield HeaderEdit(HeaderAction.SET, "cookie", rest)
+def _render_authorization(
+    choice: Keep | Template, principal: Principal | None, *, proved: bool
+) -> tuple[HeaderEdit, ...]:
+    if isinstance(choice, Template):
+        value = render_template(choice, principal)
+        if value is not None:
+            return (HeaderEdit(HeaderAction.SET, "authorization", value),)
+    elif choice is Keep.ALWAYS or (choice is Keep.PROVED and proved):
+        return ()
+    return (HeaderEdit(HeaderAction.REMOVE, "authorization"),)
+
+
+def _strip_cookies(names: frozenset[str], request: Request) -> list[HeaderEdit]:
+    """Take out the cookies that only we were meant to read."""
+    cookie = request.headers["cookie"]
+    rest = strip_cookies(cookie, names)
+    if rest is None:
+        return [HeaderEdit(HeaderAction.REMOVE, "cookie")]
+    if rest != cookie or "cookie" in request.repeated:
+        return [HeaderEdit(HeaderAction.SET, "cookie", rest)]
+    return []
 
 
 def _tokens_in_query(table: Table, request: Request) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -63,7 +63,6 @@ class IdentityHeaders:
     """The policy's names with a rule's templates; ``also_removed`` are other spellings, removed though unseen."""
 
     templates: tuple[tuple[str, Template], ...] = ()
-    folded: frozenset[str] = frozenset()
     also_removed: tuple[HeaderEdit, ...] = ()
 
 
@@ -176,13 +175,12 @@ def plan_identity(templates: Mapping[str, Template]) -> IdentityHeaders:
     other = {name.translate(str.maketrans("-_.", mark * 3)) for name in templates for mark in "-_."}
     return IdentityHeaders(
         templates=tuple(templates.items()),
-        folded=frozenset(map(fold_name, templates)),
         also_removed=tuple(HeaderEdit(HeaderAction.REMOVE, name) for name in sorted(other - set(templates))),
     )
 
 
-def render_identity(plan: IdentityHeaders, principal: Principal | None, seen: Iterable[str]) -> list[HeaderEdit]:
-    """Return the edits that make every identity header ours.
+def render_identity(plan: IdentityHeaders, principal: Principal | None) -> list[HeaderEdit]:
+    """Return the edits that make every identity header ours, whatever the request has; see :func:`render_odd_names`.
 
     Raises:
         Rejected: HEADER_BUDGET where the values together are longer than MAX_IDENTITY_BYTES.
@@ -200,14 +198,20 @@ def render_identity(plan: IdentityHeaders, principal: Principal | None, seen: It
     if size > MAX_IDENTITY_BYTES:
         raise Rejected(Reason.HEADER_BUDGET, f"identity headers of {size} bytes, at most {MAX_IDENTITY_BYTES} pass")
     edits.extend(plan.also_removed)
-    done = None
-    for name in seen:
-        # A spelling with one kind of separator is among the edits already; this is for mixed ones.
-        if ("_" in name or "." in name) and fold_name(name) in plan.folded:
-            done = {edit.name for edit in edits} if done is None else done
-            if name not in done:
-                edits.append(HeaderEdit(HeaderAction.REMOVE, name))
     return edits
+
+
+def render_odd_names(folded: frozenset[str], edits: Iterable[HeaderEdit], seen: Collection[str]) -> list[HeaderEdit]:
+    """Return the removal of every name seen that only a careless reader takes for one of these (as folded).
+
+    ``edits`` are those that stand already. Names with ``-`` alone are equal to one of these or they are not.
+    """
+    joined = "".join(seen)
+    if "_" not in joined and "." not in joined:  # as nearly always
+        return []
+    done = {edit.name for edit in edits}
+    names = (name for name in seen if ("_" in name or "." in name) and name not in done)
+    return [HeaderEdit(HeaderAction.REMOVE, name) for name in names if fold_name(name) in folded]
 
 
 def render_template(template: Template, principal: Principal | None) -> str | None:

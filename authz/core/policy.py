@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from authz.core.cors import Cors
 from authz.core.headers import IdentityHeaders, Template
@@ -60,12 +60,27 @@ class Branch:
     tests: tuple[Test, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outfit:
+    """What becomes of the headers of whoever passes. Rules that do the same share one, compared by identity.
+
+    ``authorization`` says what happens to that header: PROVED keeps it only if it is the credential that was proved.
+    ``token_headers`` are those that the rule takes tokens from, which no upstream sees. ``folded`` are all names that
+    are ours, as a careless upstream reads them. ``derived`` keeps the edits for nobody.
+    """
+
+    identity: IdentityHeaders = field(default_factory=IdentityHeaders)
+    authorization: Keep | Template = Keep.PROVED
+    token_headers: tuple[str, ...] = ()
+    folded: frozenset[str] = frozenset()
+    derived: dict[object, Any] = field(init=False, default_factory=dict, repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One line of the operator's intent. ``methods`` None means every method.
 
-    ``authorization`` says what happens to that header on an allow: PROVED keeps it only if it is the credential that
-    was proved. ``branches`` is empty exactly for ANYONE and NOBODY.
+    ``branches`` is empty exactly for ANYONE and NOBODY.
     """
 
     name: str
@@ -76,8 +91,7 @@ class Rule:
     branches: tuple[Branch, ...] = ()
     places: tuple[CredentialPlace, ...] = (AUTHORIZATION,)
     accept: frozenset[Ambiguity] = frozenset()
-    identity: IdentityHeaders = field(default_factory=IdentityHeaders)
-    authorization: Keep | Template = Keep.PROVED
+    outfit: Outfit = field(default_factory=Outfit)
     response_headers: tuple[HeaderEdit, ...] = ()
     answers: Mapping[int, Answer] = field(default_factory=lambda: MappingProxyType({}))
     line: int = 0

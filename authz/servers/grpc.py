@@ -47,7 +47,7 @@ MARGIN_SHARE: Final = 0.10
 
 IDLE_BEFORE_STOP_S: Final = 1.0
 
-_INTERNAL: Final[bytes] = render_check(render_deny(Refusal(reason=Reason.INTERNAL))).SerializeToString()
+_INTERNAL: Final[bytes] = render_check(render_deny(Refusal(reason=Reason.INTERNAL)))
 
 
 class CheckHandler:
@@ -67,13 +67,13 @@ class CheckHandler:
         self.in_flight += 1
         try:
             decision = await self._decide(raw, context, received_ns)
-            return render_check(decision).SerializeToString()
+            return render_check(decision)
         except Exception as error:  # noqa: BLE001 - the one place where all that is left becomes a Deny
             # The transport's last line, the only one of its kind: our own bug must not become an RPC error.
             with contextlib.suppress(Exception):  # what failed may fail again
                 self._observer.internal_error(error)
                 decision = self._refuse(Reason.INTERNAL, raw, received_ns)
-                return render_check(decision).SerializeToString()
+                return render_check(decision)
             return _INTERNAL
         finally:
             self.in_flight -= 1

@@ -61,7 +61,7 @@ def test_defaults_are_safe(tmp_path: Path) -> None:
     assert provider.keys.discovery == "https://sso.example.com/realms/shop/.well-known/openid-configuration"
     rule = configuration.policy.rules[0]
     assert rule.access is Access.PROVED
-    assert rule.authorization is Keep.PROVED
+    assert rule.outfit.authorization is Keep.PROVED
     assert [place.kind for place in rule.places] == [PlaceKind.AUTHORIZATION]
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.core.answers import Refusal, render_deny
-from authz.model import Allow, Deny, HeaderAction, HeaderEdit, Reason, Rejected
+from authz.model import Allow, Decision, Deny, HeaderAction, HeaderEdit, Reason, Rejected, SharedEdits
 from authz.pb.envoy.config.core.v3.base_pb2 import HeaderValueOption
-from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from authz.servers.envoy import describe_check, parse_check, render_check
 from tests.core.build import principal, request
 
@@ -46,6 +46,10 @@ def refusal(raw: bytes) -> Reason:
     with pytest.raises(Rejected) as caught:
         parse_check(raw)
     return caught.value.reason
+
+
+def answer(decision: Decision) -> CheckResponse:
+    return CheckResponse.FromString(render_check(decision))
 
 
 def test_what_envoy_saw() -> None:
@@ -160,7 +164,7 @@ def test_a_request_that_cannot_be_read_is_answered_in_the_callers_manner() -> No
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_no_deny_looks_like_an_allow(reason: Reason) -> None:
-    response = render_check(render_deny(Refusal(reason=reason), request=request()))
+    response = answer(render_deny(Refusal(reason=reason), request=request()))
     assert response.status.code != 0
     assert response.WhichOneof("http_response") == "denied_response"
     assert response.denied_response.status.code >= 200
@@ -168,7 +172,7 @@ def test_no_deny_looks_like_an_allow(reason: Reason) -> None:
 
 
 def test_an_allow_says_so_even_with_nothing_to_do() -> None:
-    response = render_check(Allow(rule="one"))
+    response = answer(Allow(rule="one"))
     assert response.HasField("status")
     assert response.status.code == 0
     assert response.WhichOneof("http_response") == "ok_response"
@@ -183,7 +187,7 @@ def test_the_edits_of_an_allow() -> None:
         downstream=(HeaderEdit(HeaderAction.APPEND, "vary", "origin"),),
         remove_query=("token",),
     )
-    response = render_check(allow)
+    response = answer(allow)
     (option,) = response.ok_response.headers
     assert (option.header.key, option.header.value) == ("x-user", "alice")
     assert option.HasField("append")
@@ -200,17 +204,99 @@ def test_the_edits_of_an_allow() -> None:
     assert metadata["issuer"] == "https://sso.example.com"
 
 
+EDITS = st.lists(
+    st.builds(
+        HeaderEdit,
+        st.sampled_from([HeaderAction.SET, HeaderAction.REMOVE]),
+        st.text("abc-", min_size=1),
+        st.text("xyz"),
+    ),
+    max_size=30,
+)
+
+
+@given(
+    upstream=EDITS,
+    downstream=EDITS,
+    query=st.lists(st.text("abc"), max_size=3),
+    rule=st.text(max_size=300),
+    who=st.booleans(),
+    shared=st.booleans(),
+)
+def test_what_is_put_together_is_what_the_message_says(
+    upstream: list[HeaderEdit], downstream: list[HeaderEdit], query: list[str], rule: str, *, who: bool, shared: bool
+) -> None:
+    """An answer put together of parts kept from before is the one that the message itself would write."""
+    allow = Allow(
+        rule=rule,
+        principal=principal() if who else None,
+        upstream=SharedEdits(upstream) if shared else tuple(upstream),
+        downstream=tuple(downstream),
+        remove_query=tuple(query),
+    )
+    first, second = answer(allow), answer(allow)
+    assert first == second
+    expected = CheckResponse()
+    expected.status.SetInParent()
+    ok = expected.ok_response
+    ok.SetInParent()
+    for edits, headers in ((upstream, ok.headers), (downstream, ok.response_headers_to_add)):
+        for edit in edits:
+            if edit.action is HeaderAction.SET:
+                option = headers.add()
+                option.header.key, option.header.value = edit.name, edit.value
+                option.append.value = False
+                option.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    ok.headers_to_remove.extend(edit.name for edit in upstream if edit.action is HeaderAction.REMOVE)
+    ok.query_parameters_to_remove.extend(query)
+    facts = {"decision": "allow", "rule": rule}
+    if who:
+        facts |= {"provider": "shop", "issuer": "https://sso.example.com", "subject": "alice", "client": "web"}
+    for name, value in facts.items():
+        if value:
+            expected.dynamic_metadata.fields[name].string_value = value
+    assert first == expected
+
+
+def test_the_numbers_that_answers_are_put_together_with_are_the_protos_own() -> None:
+    for name, tag in (("status", b"\x0a"), ("ok_response", b"\x1a"), ("dynamic_metadata", b"\x22")):
+        message = CheckResponse()
+        getattr(message, name).SetInParent()
+        assert message.SerializeToString() == tag + b"\0"
+
+
+@pytest.mark.parametrize("name", ["a", "x-a", ":path", "host", "missing"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_headers_are_read_where_they_are_asked_for(name: str, *, raw: bool) -> None:
+    found = message(x_a="1", a="2")
+    if raw:
+        for key, value in found.attributes.request.http.headers.items():
+            add(found, key, value.encode())
+        found.attributes.request.http.headers.clear()
+    headers = parse_check(found.SerializeToString()).headers
+    assert dict(headers) == {"x-a": "1", "a": "2"}
+    assert len(headers) == 2
+    assert (name in headers) is (name in {"a", "x-a"})
+    assert headers.get(name, "none") == {"a": "2", "x-a": "1"}.get(name, "none")
+    if name in {"a", "x-a"}:
+        assert headers[name]
+    else:
+        with pytest.raises(KeyError):
+            headers[name]
+    assert dict(headers) == {"x-a": "1", "a": "2"}, "asking makes no entry"
+
+
 def test_the_answer_of_a_deny() -> None:
     headers = (HeaderEdit(HeaderAction.SET, "x-a", "b"),)
     deny = Deny(reason=Reason.ROLE_MISSING, status=403, headers=headers, body="no", rule="one", guard="g")
-    response = render_check(deny)
+    response = answer(deny)
     assert (response.status.code, response.status.message) == (7, "role_missing")
     assert (response.denied_response.status.code, response.denied_response.body) == (403, "no")
     assert response.denied_response.headers[0].header.key == "x-a"
     assert response.dynamic_metadata.fields["guard"].string_value == "g"
     # Envoy up to 1.36 loses what would be appended to a denied answer.
     vary = Deny(reason=Reason.NOBODY, status=403, headers=(HeaderEdit(HeaderAction.APPEND, "vary", "origin"),))
-    (option,) = render_check(vary).denied_response.headers
+    (option,) = answer(vary).denied_response.headers
     assert (option.header.value, option.HasField("append"), option.append.value) == ("origin", True, False)
     odd = Deny(reason=Reason.NOBODY, status=418)
-    assert render_check(odd).status.code == 7
+    assert answer(odd).status.code == 7
