@@ -28,7 +28,8 @@ async def watch_files(known: Mapping[Path, bytes], on_change: Callable[[], Await
     ``known`` are the files with :func:`digest` of what was read of them, so that a change since then counts too. Where
     the system cannot tell of changes (a folder that is gone, no watches left) the contents are looked at alone.
     """
-    seen, stamps = dict(known), None
+    seen = dict(known)
+    stamps: list[tuple[int, int, int] | None] = []
     while True:
         async for told in _hints(seen):
             before, stamps = stamps, await asyncio.to_thread(_stamp_files, seen)
