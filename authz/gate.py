@@ -17,7 +17,7 @@ from authz.clients.authenticate import Authenticator, token_digest
 from authz.core.answers import Refusal, render_deny
 from authz.core.authorize import NOBODY_ASKS, Proof, authorize, decide_preflight, match_asked_method
 from authz.core.cors import Cors
-from authz.core.credentials import match_credential
+from authz.core.credentials import match_bearer, match_credential
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt
 from authz.core.path import check_accepted
 from authz.core.policy import Access, Branch, Match, Policy, match_rule
@@ -142,20 +142,30 @@ class Gate:
             raise Rejected(Reason.NOBODY)
         if rule.access is Access.ANYONE:
             return NOBODY_ASKS
-        credential = match_credential(request, rule.places)
-        if credential is None:
-            if rule.access is Access.OPTIONAL:
-                return NOBODY_ASKS
-            raise Rejected(Reason.NO_CREDENTIAL)
+        credential = match_bearer(request, rule.places)
+        proof = self._match_evidence(snapshot, rule.branches, credential) if credential is not None else None
+        if proof is None:
+            # Not known as it stands: now every place is looked at, and every character.
+            credential = match_credential(request, rule.places)
+            if credential is None:
+                if rule.access is Access.OPTIONAL:
+                    return NOBODY_ASKS
+                raise Rejected(Reason.NO_CREDENTIAL)
+            proof = self._match_evidence(snapshot, rule.branches, credential)
+            if proof is None:
+                timing.cache = "miss"
+                return credential
+        timing.cache = "hit"
+        return proof
+
+    def _match_evidence(self, snapshot: Snapshot, branches: tuple[Branch, ...], credential: Credential) -> Proof | None:
         now_s = self._clock.now_s()
-        for branch in rule.branches:
+        for branch in branches:
             authenticator = snapshot.authenticators[branch.provider]
             known = authenticator.match_evidence(token_digest(authenticator.provider, credential.token), now_s)
             if known is not None:
-                timing.cache = "hit"
                 return Proof(branch=branch, credential=credential, principal=known.principal)
-        timing.cache = "miss"
-        return credential
+        return None
 
     async def _finish(
         self, snapshot: Snapshot, request: Request, pending: _Pending, deadline_s: float | None, timing: Timing

@@ -323,7 +323,8 @@ class Request:
 
     ``headers`` has lower-case names; several values of one name are joined with ``,`` (``cookie`` with ``; ``), and
     ``repeated`` names those of which more than one was seen, where the proxy tells (``header_map``). It holds what
-    the proxy chose to send: Envoy's ``allowed_headers`` may hide names.
+    the proxy chose to send: Envoy's ``allowed_headers`` may hide names. ``odd_names`` are those with ``_`` or ``.``,
+    which careless readers take for ``-``; None where nobody has looked yet.
     ``source_address`` is the direct peer of the proxy, never taken from a header. ``source_principal`` is what the
     proxy says of its peer's certificate. ``context`` is the route's ``context_extensions``: set by configuration.
     """
@@ -333,6 +334,7 @@ class Request:
     target: Target
     headers: Mapping[str, str] = field(default_factory=_no_headers)
     repeated: frozenset[str] = frozenset()
+    odd_names: tuple[str, ...] | None = None
     id: str = ""
     scheme: str = ""
     protocol: str = ""

@@ -13,7 +13,7 @@ import time
 import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Final, Protocol, TextIO
 
@@ -65,11 +65,15 @@ class Timing:
     @property
     def stages_us(self) -> tuple[float, float, float, float]:
         """Reading, matching, authenticating (with what a provider took), and making the decision."""
-        matched = self.matched or self.answered
-        authenticated = self.authenticated or matched
-        moments = (self.received, self.parsed, matched, authenticated, self.answered)
-        read, match, prove, decide = ((end - start) / 1_000 for start, end in pairwise(moments))
-        return read, match, prove, decide
+        parsed, answered = self.parsed, self.answered
+        matched = self.matched or answered
+        proved = self.authenticated or matched
+        return (
+            (parsed - self.received) / 1_000,
+            (matched - parsed) / 1_000,
+            (proved - matched) / 1_000,
+            (answered - proved) / 1_000,
+        )
 
 
 class _Status(Protocol):
@@ -298,9 +302,9 @@ def _render_json(request: Request | Unread | None, decision: Decision, timing: T
         where = "".join(f', "{name}": {_quote(text)}' for name, text in _describe_unread(request))
     read, match, prove, decide = timing.stages_us
     return (
-        f'{{"time": {time.time():.6f}, {what}{where}{_render_who(decision.principal)}, "cache": "{timing.cache}", '
-        f'"generation": {timing.generation}, "us": {{"total": {timing.total_us:.0f}, "parse": {read:.0f}, '
-        f'"match": {match:.0f}, "authenticate": {prove:.0f}, "authorize": {decide:.0f}}}}}'
+        f'{{"time": {time.time()!r}, {what}{where}{_render_who(decision.principal)}, "cache": "{timing.cache}", '
+        f'"generation": {timing.generation}, "us": {{"total": {int(timing.total_us)}, "parse": {int(read)}, '
+        f'"match": {int(match)}, "authenticate": {int(prove)}, "authorize": {int(decide)}}}}}'
     )
 
 

@@ -56,7 +56,7 @@ def test_a_decision_line_says_who_what_and_why() -> None:
         "client": "web",
         "cache": "hit",
         "generation": 2,
-        "us": {"total": 13, "parse": 3, "match": 2, "authenticate": 4, "authorize": 3},
+        "us": {"total": 12, "parse": 3, "match": 2, "authenticate": 4, "authorize": 3},
     }
     assert (second["decision"], second["reason"], second["status"]) == ("deny", "no_rule", 403)
     assert second["detail"] == "saw [redacted]"

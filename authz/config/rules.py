@@ -13,6 +13,7 @@ from authz.config.problems import Problems, show, suggest
 from authz.config.requirements import compile_requirements
 from authz.config.schema import AnswerPart, BranchPart, CorsPart, GuardPart, RequirePart, RulePart
 from authz.core.cors import Cors
+from authz.core.credentials import AUTHORIZATION
 from authz.core.headers import (
     Mark,
     Template,
@@ -27,7 +28,7 @@ from authz.core.headers import (
 )
 from authz.core.hosts import HostPattern, parse_host_pattern
 from authz.core.path import parse_method
-from authz.core.policy import AUTHORIZATION, Access, Branch, Guard, Keep, Outfit, Rule
+from authz.core.policy import Access, Branch, Guard, Keep, Outfit, Rule
 from authz.core.trie import PathPattern, parse_path_pattern
 from authz.model import Ambiguity, Answer, CredentialPlace, HeaderAction, HeaderEdit, PlaceKind, Provider, Rejected
 from authz.pb.envoy.type.v3.http_status_pb2 import StatusCode

@@ -15,7 +15,7 @@ from authz.core.answers import Refusal, render_deny
 from authz.core.condition import Facts
 from authz.core.cors import Cors, check_origin, match_preflight, render_cors, render_preflight
 from authz.core.credentials import strip_cookies
-from authz.core.headers import Template, render_identity, render_odd_names, render_template
+from authz.core.headers import Template, find_odd_names, render_identity, render_odd_names, render_template
 from authz.core.path import check_accepted
 from authz.core.policy import Access, Branch, Keep, Match, Outfit, Policy, Table, match_guards, match_rule
 from authz.core.require import Test, check_tests, needs_principal, scopes_of
@@ -158,7 +158,10 @@ def _render_upstream(match: Match, request: Request, proof: Proof) -> tuple[Head
     """Return what is the same for all requests of this principal to such a rule, and what this request adds."""
     outfit = match.rule.outfit
     own = _match_own_edits(outfit, proof)
-    added = render_odd_names(outfit.folded, own, request.headers)
+    odd = request.odd_names
+    if odd is None:
+        odd = find_odd_names(request.headers)
+    added = render_odd_names(outfit.folded, own, odd) if odd else []
     if match.table.cookies and "cookie" in request.headers:
         added += _strip_cookies(match.table.cookies, request)
     return (*own, *added) if added else own

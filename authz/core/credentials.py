@@ -28,6 +28,9 @@ _SCHEME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CREDENTIALS: Final = re.compile(rf"{_SCHEME.pattern} +[^ =].*", re.DOTALL)
 """A scheme and something that is no ``=``: tells credentials from a parameter of the credentials before."""
 
+AUTHORIZATION: Final = CredentialPlace(kind=PlaceKind.AUTHORIZATION)
+_ONLY_AUTHORIZATION: Final = (AUTHORIZATION,)
+
 _NAME_NOISE: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\"'=\0"
 """What some readers take off a cookie's name. Stripped, not matched: a pattern for it takes time squared."""
 
@@ -50,6 +53,19 @@ def parse_bearer(value: str) -> str:
     if scheme.lower() != "bearer":
         raise Rejected(Reason.OTHER_SCHEME)
     return _parse_token(token)
+
+
+def match_bearer(request: Request, places: tuple[CredentialPlace, ...]) -> Credential | None:
+    """Return what stands where nearly every token does, its characters not looked at, or None.
+
+    Good for one thing: to look up a token that was taken before, which is the same text and so has the same characters.
+    """
+    if places != _ONLY_AUTHORIZATION or "authorization" in request.repeated:
+        return None
+    value = request.headers.get("authorization", "")
+    if value[:7] != "Bearer " or len(value) > MAX_AUTHORIZATION_BYTES:
+        return None
+    return Credential(token=value[7:], place=AUTHORIZATION)
 
 
 def match_credential(request: Request, places: tuple[CredentialPlace, ...]) -> Credential | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -201,17 +201,15 @@ def render_identity(plan: IdentityHeaders, principal: Principal | None) -> list[
     return edits
 
 
-def render_odd_names(folded: frozenset[str], edits: Iterable[HeaderEdit], seen: Collection[str]) -> list[HeaderEdit]:
-    """Return the removal of every name seen that only a careless reader takes for one of these (as folded).
+def find_odd_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that a careless reader may take for others: those with ``_`` or ``.``."""
+    return tuple(name for name in names if "_" in name or "." in name)
 
-    ``edits`` are those that stand already. Names with ``-`` alone are equal to one of these or they are not.
-    """
-    joined = "".join(seen)
-    if "_" not in joined and "." not in joined:  # as nearly always
-        return []
+
+def render_odd_names(folded: frozenset[str], edits: Iterable[HeaderEdit], odd: Iterable[str]) -> list[HeaderEdit]:
+    """Return the removal of every odd name that is, once folded, one of these. ``edits`` are those that stand."""
     done = {edit.name for edit in edits}
-    names = (name for name in seen if ("_" in name or "." in name) and name not in done)
-    return [HeaderEdit(HeaderAction.REMOVE, name) for name in names if fold_name(name) in folded]
+    return [HeaderEdit(HeaderAction.REMOVE, name) for name in odd if name not in done and fold_name(name) in folded]
 
 
 def render_template(template: Template, principal: Principal | None) -> str | None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from authz.core.cors import Cors
+from authz.core.credentials import AUTHORIZATION
 from authz.core.headers import IdentityHeaders, Template
 from authz.core.hosts import HostIndex, HostKind, HostPattern
 from authz.core.path import other_readings
@@ -25,13 +26,11 @@ from authz.model import (
     CredentialPlace,
     HeaderEdit,
     Host,
-    PlaceKind,
     Reason,
     Rejected,
     Target,
 )
 
-AUTHORIZATION: Final = CredentialPlace(kind=PlaceKind.AUTHORIZATION)
 NO_CAPTURES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -165,14 +164,25 @@ class Covering:
     path: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Match:
-    """The rule that judges a request, with what its patterns captured."""
+    """The rule that judges a request, and what its patterns captured, worked out where it is asked for."""
 
     rule: Rule
     table: Table
-    host: Mapping[str, str]
-    path: Mapping[str, str]
+    entry: RuleEntry
+    name: str
+    segments: tuple[str, ...]
+
+    @property
+    def host(self) -> Mapping[str, str]:
+        """What the host pattern captured."""
+        return _capture_host(self.entry.host, self.name)
+
+    @property
+    def path(self) -> Mapping[str, str]:
+        """What the path pattern captured."""
+        return _capture_path(self.entry.path, self.segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +215,7 @@ def match_rule(policy: Policy, host: Host, target: Target, method: str) -> Match
     if entry is None:
         known = ", ".join(sorted(methods.named))
         raise Rejected(Reason.METHOD_NOT_COVERED, f"the most specific rules of this path are for {known}")
-    return Match(
-        rule=entry.rule,
-        table=table,
-        host=_capture_host(entry.host, host.name),
-        path=_capture_path(entry.path, target.segments),
-    )
+    return Match(entry.rule, table, entry, host.name, target.segments)
 
 
 def match_guards(policy: Policy, host: Host, target: Target) -> tuple[Covering, ...]:

@@ -119,21 +119,36 @@ class Node(Generic[T]):
         return node
 
 
-def match_path(node: Node[T], segments: tuple[str, ...], at: int = 0) -> T | None:
+def match_path(node: Node[T], segments: tuple[str, ...]) -> T | None:
     """Return the value of the most specific pattern that matches all segments, or None."""
-    if at == len(segments):
-        return node.exact if node.exact is not None else node.deep
-    segment = segments[at]
-    child = node.literals.get(segment)
-    if child is not None:
-        found = match_path(child, segments, at + 1)
-        if found is not None:
-            return found
-    if node.capture is not None and segment:
-        found = match_path(node.capture, segments, at + 1)
-        if found is not None:
-            return found
-    return node.deep
+    at, end = 0, len(segments)
+    later: list[tuple[Node[T] | None, int, T | None]] = []
+    """Where to go on when a way leads nowhere: by a capture, and then to what takes all the rest."""
+    while True:
+        if at == end:
+            if node.exact is not None:
+                return node.exact
+            capture = child = None
+        else:
+            segment = segments[at]
+            child = node.literals.get(segment)
+            capture = node.capture if segment else None
+            at += 1
+        if child is not None:
+            if capture is not None or node.deep is not None:
+                later.append((capture, at, node.deep))
+            node = child
+            continue
+        way: tuple[Node[T] | None, int, T | None] = (capture, at, node.deep)
+        while way[0] is None:
+            if way[2] is not None:
+                return way[2]
+            if not later:
+                return None
+            way = later.pop()
+        node, at = way[0], way[1]
+        if way[2] is not None:
+            later.append((None, at, way[2]))
 
 
 def match_all_paths(node: Node[T], segments: tuple[str, ...], at: int = 0) -> Iterator[T]:

@@ -14,6 +14,7 @@ from typing import Any, Final, assert_never
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
+from authz.core.headers import find_odd_names
 from authz.core.path import parse_host, parse_method, parse_target
 from authz.model import (
     NO_HEADERS,
@@ -68,15 +69,19 @@ def parse_check(raw: bytes) -> Request:
     if http.HasField("header_map"):
         seen, repeated = _read_header_map(http.header_map)
     else:
-        seen, repeated = _read_headers(http.headers), NOT_REPEATED
+        seen, repeated = http.headers, NOT_REPEATED
+    names = "\n".join(seen)
+    if not names.islower():
+        seen = _lower_names(seen)
     _check_told_twice(seen, method, path, host)
     source, context = attributes.source, attributes.context_extensions
     return Request(
         method=parse_method(method),
         host=parse_host(host),
         target=parse_target(path, method=method),
-        headers=seen,
+        headers=_Headers(seen),
         repeated=repeated,
+        odd_names=find_odd_names(seen) if "_" in names or "." in names else (),
         # What access logs show comes first; Envoy's own stream id only where there is none.
         id=seen.get("x-request-id") or http.id,
         scheme=http.scheme,
@@ -255,21 +260,18 @@ class _Headers(Mapping[str, str]):
         return sum(name[:1] != ":" for name in self._found)
 
 
-def _read_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    joined = "\n".join(headers)
-    if joined.islower():
-        return _Headers(headers)
+def _lower_names(headers: Mapping[str, str]) -> Mapping[str, str]:
     seen = {name.lower(): value for name, value in headers.items()}
     if len(seen) != len(headers):
         raise Rejected(Reason.BAD_HEADER, "two header names differ in case only")
-    return _Headers(seen)
+    return seen
 
 
 def _read_header_map(header_map: HeaderMap) -> tuple[Mapping[str, str], frozenset[str]]:
     seen, repeated = _join_headers(header_map)
     if any(name.startswith(":") for name in repeated):
         raise Rejected(Reason.BAD_HEADER, "a pseudo-header comes twice")
-    return _Headers(seen), frozenset(repeated) if repeated else NOT_REPEATED
+    return seen, frozenset(repeated) if repeated else NOT_REPEATED
 
 
 def _join_headers(header_map: HeaderMap) -> tuple[dict[str, str], set[str]]:

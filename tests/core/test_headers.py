@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from authz.core.headers import (
     MAX_NAME_CHARS,
     are_apart,
+    find_odd_names,
     fold_name,
     match_mark,
     parse_header_name,
@@ -89,7 +90,9 @@ def test_every_edit_sets_or_removes() -> None:
     seen = ["x_mail-box", "x.user", "other_name", "x-user", "x-mail.box"]
     own = render_identity(plan, principal())
     folded = frozenset(map(fold_name, ("x-user", "x-mail-box")))
-    edits = [(edit.action, edit.name, edit.value) for edit in (*own, *render_odd_names(folded, own, seen))]
+    edits = [
+        (edit.action, edit.name, edit.value) for edit in (*own, *render_odd_names(folded, own, find_odd_names(seen)))
+    ]
     assert edits == [
         (HeaderAction.SET, "x-user", "alice"),
         (HeaderAction.REMOVE, "x-mail-box", ""),
@@ -97,7 +100,7 @@ def test_every_edit_sets_or_removes() -> None:
         (HeaderAction.REMOVE, "x_mail-box", ""),
         (HeaderAction.REMOVE, "x-mail.box", ""),
     ]
-    assert render_odd_names(folded, own, ["x-user", "other"]) == []
+    assert find_odd_names(["x-user", "other"]) == ()
     nobody = render_identity(plan, None)
     assert {edit.action for edit in nobody} == {HeaderAction.REMOVE}
 
