@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from authz.clients.authenticate import Authenticator, EvidenceCache, ProviderStatus
 from authz.config import Configuration, load
+from authz.config.problems import count
 from authz.config.settings import LogDecisions
 from authz.gate import Gate, Snapshot
 from authz.model import ConfigError, ConfigProblem
@@ -193,9 +194,8 @@ class App:
         self._generation += 1
         self._last_error = ""
         self.gate.swap(Snapshot(policy=configuration.policy, authenticators=dict(new), generation=self._generation))
-        self._observer.reload_event(
-            ok=True, generation=self._generation, detail=f"{len(configuration.policy.rules)} rules"
-        )
+        detail = count(len(configuration.policy.rules), "rule")
+        self._observer.reload_event(ok=True, generation=self._generation, detail=detail)
         if old:
             self._spawn(self._close_later(old))
 
