@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from authz import __version__
 from authz.clients.authenticate import Authenticator, EvidenceCache, ProviderStatus
 from authz.config import Configuration, load
 from authz.config.problems import count
@@ -65,6 +66,7 @@ class App:
         self._watched = self._configuration.files
         self._authenticators: dict[str, Authenticator] = {}
         self._open: set[Authenticator] = set()
+        self._listening = False
         self._draining = False
         self._generation = 0
         self._last_error = ""
@@ -86,6 +88,9 @@ class App:
         if self._configuration.server.http is not None:
             self.http = HttpServer(render_http_app(self._observer, self.view), self._configuration.server.http)
             await self.http.start()
+        self._listening = True
+        http = None if self.http is None else self.http.address
+        self._observer.lifecycle("listening", grpc=self.grpc.addresses, http=http, version=__version__)
         await self._put_in_force(self._configuration)
         await self.grpc.set_serving(serving=True)
         self._spawn(self._follow_files())
@@ -146,7 +151,8 @@ class App:
     async def stop(self, *, at_once: bool = False) -> None:
         """Drain, or close the doors at once; then close everything."""
         self._draining = True
-        self._observer.lifecycle("draining")
+        if self._listening:
+            self._observer.lifecycle("draining")
         await self.grpc.drain(at_once=at_once)
         for task in self._tasks:
             task.cancel()
@@ -155,7 +161,8 @@ class App:
             await self.http.stop()
         for authenticator in self._open:
             await authenticator.close()
-        self._observer.lifecycle("stopped")
+        if self._listening:
+            self._observer.lifecycle("stopped")
 
     def view(self) -> HealthView:
         """Return what the readiness probe and people see."""
