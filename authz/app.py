@@ -13,8 +13,10 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from authz import __version__
 from authz.clients.authenticate import Authenticator, EvidenceCache, ProviderStatus
 from authz.config import Configuration, load
+from authz.config.problems import count
 from authz.config.settings import LogDecisions
 from authz.gate import Gate, Snapshot
 from authz.model import ConfigError, ConfigProblem
@@ -64,6 +66,7 @@ class App:
         self._watched = self._configuration.files
         self._authenticators: dict[str, Authenticator] = {}
         self._open: set[Authenticator] = set()
+        self._listening = False
         self._draining = False
         self._generation = 0
         self._last_error = ""
@@ -85,6 +88,9 @@ class App:
         if self._configuration.server.http is not None:
             self.http = HttpServer(render_http_app(self._observer, self.view), self._configuration.server.http)
             await self.http.start()
+        self._listening = True
+        http = None if self.http is None else self.http.address
+        self._observer.lifecycle("listening", grpc=self.grpc.addresses, http=http, version=__version__)
         await self._put_in_force(self._configuration)
         await self.grpc.set_serving(serving=True)
         self._spawn(self._follow_files())
@@ -145,7 +151,8 @@ class App:
     async def stop(self, *, at_once: bool = False) -> None:
         """Drain, or close the doors at once; then close everything."""
         self._draining = True
-        self._observer.lifecycle("draining")
+        if self._listening:
+            self._observer.lifecycle("draining")
         await self.grpc.drain(at_once=at_once)
         for task in self._tasks:
             task.cancel()
@@ -154,7 +161,8 @@ class App:
             await self.http.stop()
         for authenticator in self._open:
             await authenticator.close()
-        self._observer.lifecycle("stopped")
+        if self._listening:
+            self._observer.lifecycle("stopped")
 
     def view(self) -> HealthView:
         """Return what the readiness probe and people see."""
@@ -193,9 +201,8 @@ class App:
         self._generation += 1
         self._last_error = ""
         self.gate.swap(Snapshot(policy=configuration.policy, authenticators=dict(new), generation=self._generation))
-        self._observer.reload_event(
-            ok=True, generation=self._generation, detail=f"{len(configuration.policy.rules)} rules"
-        )
+        detail = count(len(configuration.policy.rules), "rule")
+        self._observer.reload_event(ok=True, generation=self._generation, detail=detail)
         if old:
             self._spawn(self._close_later(old))
 

@@ -229,12 +229,17 @@ class ConfigError(Exception):
     """The operator's file cannot be used. Carries every problem found, not only the first.
 
     ``files`` are those it was read from or would have been, with the digest of each: a change of one may mend it.
+    ``incomplete`` means that parts could not be judged because of these problems; the text says so too.
     """
 
-    def __init__(self, *problems: ConfigProblem, files: Mapping[Path, bytes] = MappingProxyType({})) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+    def __init__(
+        self, *problems: ConfigProblem, files: Mapping[Path, bytes] = MappingProxyType({}), incomplete: bool = False
+    ) -> None:
+        more = ("more may show once these are mended",) if incomplete else ()
+        super().__init__("\n".join((*map(str, problems), *more)))
         self.problems = problems
         self.files = files
+        self.incomplete = incomplete
 
 
 class Secret:

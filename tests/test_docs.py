@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from authz.cli import main
-from authz.config import load
+from authz.config import json_schema, load
 from authz.model import REASONS, Reason
 from authz.reasons import REASON_TEXT
 
@@ -48,6 +50,31 @@ def test_the_quick_start_is_the_example() -> None:
     assert block is not None
     assert block[1] == (ROOT / "examples/quickstart.yaml").read_text()
     assert len(block[1].splitlines()) <= 10
+
+
+def _keys(node: Any) -> Iterator[tuple[str, bool]]:
+    """Yield each key that a schema names, and whether a list is its value."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _keys(item)
+    elif isinstance(node, dict):
+        for name, its in node.get("properties", {}).items():
+            yield name, any(kind.get("type") == "array" for kind in (its, *its.get("anyOf", ())))
+        for its in node.values():
+            yield from _keys(its)
+
+
+@pytest.mark.parametrize(("key", "is_list"), sorted(set(_keys(json_schema()))))
+def test_every_key_of_the_rules_file_is_documented(key: str, is_list: bool) -> None:  # noqa: FBT001 - a parameter
+    text = (ROOT / "docs/rules.md").read_text()
+    if is_list and key not in _ONE_OR_SEVERAL:
+        assert f"`{key}[]`" in text
+    else:
+        assert re.search(rf"[`{{ ]{key}[`:,}}]", text)
+
+
+_ONE_OR_SEVERAL = {"any", "all", "tokens_from"}
+"""Lists that are shown where they stand, and one that may be."""
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda its: its.name)

@@ -12,9 +12,9 @@ from authz.config.problems import Problems
 from authz.config.providers import compile_provider
 from authz.config.references import UNREADABLE, References, digest
 from authz.config.rules import RulesCompiler, compile_identity
-from authz.config.schema import RulesFile
+from authz.config.schema import GuardPart, RulePart
 from authz.config.settings import ServerSettings
-from authz.config.shape import parse_shape
+from authz.config.shape import Shape, parse_shape
 from authz.core.cors import Cors
 from authz.core.hosts import HostIndex, HostKind, index_hosts, parse_host_pattern
 from authz.core.policy import Policy
@@ -71,24 +71,31 @@ def load_text(text: str, *, path: Path, environ: Mapping[str, str]) -> Configura
     try:
         return _load_text(text.removeprefix("\ufeff"), path, environ, files)
     except ConfigError as error:
-        raise ConfigError(*error.problems, files=files) from None
+        raise ConfigError(*error.problems, files=files, incomplete=error.incomplete) from None
 
 
 def _load_text(text: str, path: Path, environ: Mapping[str, str], files: dict[Path, bytes]) -> Configuration:
     """Compile, and note in ``files`` what else was read."""
-    document = parse_document(text, file=str(path))
+    try:
+        document = parse_document(text, file=str(path))
+    except ConfigError as error:
+        raise ConfigError(*error.problems, incomplete=True) from None
+    if document.value is None:
+        raise ConfigError(ConfigProblem(file=str(path), message="the file is empty: start with `version: 1`"))
     problems = Problems(document, file=str(path))
     folder = path.absolute().parent
     references = References(folder=folder, environ=environ, problems=problems, files=files)
     value = references.resolve(document.value)
-    # What a missing reference brings is no value, which the schema would only report once more.
-    problems.raise_if_any()
-    shape = parse_shape(value, problems)
+    shape = parse_shape(value, problems, unresolved=references.unresolved)
     if shape is None:
-        problems.raise_if_any()
+        problems.raise_if_any(incomplete=True)
         raise ConfigError(ConfigProblem(file=str(path), message="cannot be understood"))
-    configuration = _compile(shape, document, problems, folder)
-    problems.raise_if_any()
+    # Also what is left of a broken file, so that one run tells of every problem; none of it is put in force.
+    partial = bool(shape.left_out or document.problems)
+    configuration = _compile(shape, document, problems, folder, partial=partial)
+    problems.raise_if_any(incomplete=partial)
+    if partial:
+        raise ConfigError(ConfigProblem(file=str(path), message="cannot be understood"))
     return Configuration(
         policy=configuration[0],
         providers=configuration[1],
@@ -98,50 +105,55 @@ def _load_text(text: str, path: Path, environ: Mapping[str, str], files: dict[Pa
 
 
 def _compile(
-    shape: RulesFile, document: Document, problems: Problems, folder: Path
+    shape: Shape, document: Document, problems: Problems, folder: Path, *, partial: bool
 ) -> tuple[Policy, Mapping[str, Provider], ServerSettings]:
-    server = compile_server(shape.server, folder, problems)
+    file = shape.file
+    server = compile_server(file.server, folder, problems)
     providers = {
         name: compile_provider(name, part, ("providers", name), folder, problems)
-        for name, part in shape.providers.items()
+        for name, part in file.providers.items()
     }
-    identity = compile_identity(shape.identity_headers, problems)
-    compiler = RulesCompiler(identity, providers, document.line, problems)
-    _check_unique([its.name for its in shape.rules], "rules", problems)
-    _check_unique([its.name for its in shape.guards], "guards", problems)
-    rules = tuple(compiler.compile_rule(part, ("rules", at)) for at, part in enumerate(shape.rules))
-    guards = tuple(compiler.compile_guard(part, ("guards", at)) for at, part in enumerate(shape.guards))
-    cors = _index_cors([compiler.compile_cors(part, ("cors", at)) for at, part in enumerate(shape.cors)], problems)
-    relations, lines = _relations(shape.hosts, document, problems)
+    identity = compile_identity(file.identity_headers, problems)
+    compiler = RulesCompiler(identity, providers, document.line, problems, lacks=shape.lacks)
+    _check_unique(shape.place("rules", file.rules), problems)
+    _check_unique(shape.place("guards", file.guards), problems)
+    rules = tuple(compiler.compile_rule(part, loc) for loc, part in shape.place("rules", file.rules))
+    guards = tuple(compiler.compile_guard(part, loc) for loc, part in shape.place("guards", file.guards))
+    cors = _index_cors(
+        [(loc, compiler.compile_cors(part, loc)) for loc, part in shape.place("cors", file.cors)], problems
+    )
+    relations, lines = _relations(file.hosts, document, problems)
     found: list[ConfigProblem] = []
     tables = build_tables(rules, relations, lines, found)
     guard_tables = build_guards(guards, found)
-    problems.extend(found)
+    # Without some rules an entry of `hosts` may seem to do nothing, and without some entries a host to hide others.
+    problems.extend(its for its in found if not partial or its.path.startswith("rules["))
     policy = Policy(
         rules=rules,
         guards=guards,
         tables=tables,
         guard_tables=guard_tables,
         cors=cors,
-        trusted_hops=shape.client_address.trusted_hops,
+        trusted_hops=file.client_address.trusted_hops,
     )
     return policy, providers, server
 
 
-def _check_unique(names: Iterable[str], key: str, problems: Problems) -> None:
+def _check_unique(parts: Iterable[tuple[Loc, RulePart | GuardPart]], problems: Problems) -> None:
     seen: set[str] = set()
-    for at, name in enumerate(names):
-        if name in seen:
-            problems.add((key, at, "name"), f"`{name}` is named twice: logs and metrics could not tell the two apart")
-        seen.add(name)
+    for loc, part in parts:
+        if part.name in seen:
+            text = f"`{part.name}` is named twice: logs and metrics could not tell the two apart"
+            problems.add((*loc, "name"), text)
+        seen.add(part.name)
 
 
-def _index_cors(parts: list[Cors], problems: Problems) -> HostIndex[Cors]:
+def _index_cors(parts: Iterable[tuple[Loc, Cors]], problems: Problems) -> HostIndex[Cors]:
     found: dict[_Key, Cors] = {}
-    for at, its in enumerate(parts):
+    for loc, its in parts:
         for host in its.hosts:
             if host.key in found:
-                problems.add(("cors", at, "hosts"), f"`{host}` has a part already: keep one")
+                problems.add((*loc, "hosts"), f"`{host}` has a part already: keep one")
             found[host.key] = its
     return index_hosts(found)
 

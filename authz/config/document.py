@@ -30,6 +30,7 @@ Loc = tuple[str | int, ...]
 
 _INT: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_TAB: Final = re.compile(" *\t")
 _WORDS: Final[Mapping[str, bool | None]] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -39,10 +40,14 @@ _WORDS: Final[Mapping[str, bool | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's values, and the line where each stands: for a key's value that of the key."""
+    """A file's values, and the line where each stands: for a key's value that of the key.
+
+    ``problems`` are the keys that are written twice; the value is then the last one's.
+    """
 
     value: Any
     lines: Mapping[Loc, int]
+    problems: tuple[ConfigProblem, ...] = ()
 
     def line(self, loc: Loc) -> int:
         """Return the line of a value, or of the nearest one around it that is there."""
@@ -57,7 +62,7 @@ def parse_document(text: str, *, file: str) -> Document:
     """Read one YAML document.
 
     Raises:
-        ConfigError: with the one problem that ended the reading, or every key that is written twice.
+        ConfigError: with the one problem that ended the reading.
 
     """
     builder = _Builder(file)
@@ -67,15 +72,21 @@ def parse_document(text: str, *, file: str) -> Document:
         value = builder.build(yaml.parse(text, Loader=yaml.CSafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise builder.error(mark.line + 1 if mark else 0, f"not valid yaml: {error.problem or error.context}") from None
+        line = mark.line + 1 if mark else 0
+        if _is_indented_by_a_tab(text, line):
+            raise builder.error(line, "not valid yaml: a tab, indent with blanks") from None
+        raise builder.error(line, f"not valid yaml: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise builder.error(line, "not valid yaml: a character that cannot be printed") from None
     except UnicodeEncodeError:
         raise builder.error(0, "not valid yaml: an unpaired surrogate") from None
-    if builder.problems:
-        raise ConfigError(*builder.problems)
-    return Document(value, builder.lines)
+    return Document(value, builder.lines, tuple(builder.problems))
+
+
+def _is_indented_by_a_tab(text: str, line: int) -> bool:
+    lines = text.split("\n", line)
+    return 0 < line <= len(lines) and _TAB.match(lines[line - 1]) is not None
 
 
 class _Builder:

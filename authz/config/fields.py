@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from authz.config.problems import show, suggest
+from authz.config.problems import render_yaml, show, suggest
 from authz.core.headers import FORBIDDEN, fold_name, parse_header_name
 from authz.core.hosts import EVERYWHERE_WORD
 from authz.model import CredentialPlace, PlaceKind
@@ -187,7 +187,7 @@ def _parse_hosts(value: object) -> object:
     if value == EVERYWHERE_WORD:
         return [EVERYWHERE_WORD]
     if isinstance(value, str):
-        raise ValueError(f"is a text: write the list `[{value}]`, or `everywhere`")
+        raise ValueError(f"is a text: write the list `[{render_yaml(value) or '…'}]`, or `everywhere`")
     if isinstance(value, list) and EVERYWHERE_WORD in value:
         raise ValueError("`everywhere` stands alone, not in a list: write `hosts: everywhere`")
     return value
@@ -214,7 +214,8 @@ def _parse_audiences(value: object) -> object:
     if value == "any_audience":
         return None
     if isinstance(value, str):
-        raise ValueError(f"is a text: write the list `[{value}]`; `any_audience` opts out of checking it")
+        text = f"is a text: write the list `[{render_yaml(value) or '…'}]`; `any_audience` opts out of checking it"
+        raise ValueError(text)
     return value
 
 

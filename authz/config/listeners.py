@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
+from authz.config.certificates import check_ca, check_pair
 from authz.config.document import Loc
 from authz.config.problems import Problems, show
 from authz.config.schema import ServerPart, TlsPart
@@ -84,17 +84,7 @@ def _tls(part: TlsPart, loc: Loc, folder: Path, problems: Problems) -> TlsSettin
         key_file=str(folder / part.key_file),
         client_ca_file=None if part.client_ca_file is None else str(folder / part.client_ca_file),
     )
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        # An encrypted key would be asked about on the terminal, for ever.
-        context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: b"")
-    except OSError as error:
-        why = (error.strerror or "").lower() if not isinstance(error, ssl.SSLError) else ""
-        problems.add(loc, f"certificate and key cannot be used: {why or 'not a matching pair in pem'}")
+    problems.attempt(loc, check_pair, settings.cert_file, settings.key_file)
     if settings.client_ca_file is not None:
-        try:
-            ssl.create_default_context(cafile=settings.client_ca_file)
-        except OSError as error:
-            why = (error.strerror or "").lower() if not isinstance(error, ssl.SSLError) else ""
-            problems.add((*loc, "client_ca_file"), f"cannot be used: {why or 'not a certificate in pem'}")
+        problems.attempt((*loc, "client_ca_file"), check_ca, settings.client_ca_file)
     return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
+_BARE: Final = re.compile(r"[A-Za-z/](?:[A-Za-z0-9_./-]|\*\*)*")
 _MAX_SHOWN: Final = 80
 
 
@@ -23,7 +25,7 @@ class Problems:
     def __init__(self, document: Document, *, file: str) -> None:
         self._document = document
         self._file = file
-        self.found: list[ConfigProblem] = []
+        self.found: list[ConfigProblem] = [*document.problems]
 
     def add(self, loc: Loc, message: str) -> None:
         """Note one problem."""
@@ -46,15 +48,15 @@ class Problems:
             self.add(loc, str(error))
             return None
 
-    def raise_if_any(self) -> None:
-        """End the loading if anything is wrong.
+    def raise_if_any(self, *, incomplete: bool = False) -> None:
+        """End the loading if anything is wrong. ``incomplete`` means that not everything could be judged.
 
         Raises:
             ConfigError: with every problem, in the order of the lines.
 
         """
         if self.found:
-            raise ConfigError(*sorted(self.found, key=lambda its: its.line))
+            raise ConfigError(*sorted(self.found, key=lambda its: its.line), incomplete=incomplete)
 
     def path(self, loc: Loc) -> str:
         """Render ``rules[read one order].paths[0]``: items by their name where they have one."""
@@ -80,6 +82,27 @@ def suggest(word: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean `{near[0]}`?"
     return "known are " + ", ".join(f"`{name}`" for name in names) if names else "none is known here"
+
+
+def count(number: int, word: str) -> str:
+    """Render ``1 rule`` and ``2 rules``."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def render_yaml(value: object) -> str | None:
+    """Render a value as it could stand in a YAML list on one line; None for what is too long or holds more parts."""
+    text: str | None = None
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, int | float):
+        text = str(value)
+    elif isinstance(value, str):
+        text = value if _BARE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, dict) and not any(isinstance(item, dict) for item in value.values()):
+        members = [(render_yaml(key), render_yaml(item)) for key, item in value.items()]
+        text = "{" + ", ".join(f"{key}: {item}" for key, item in members) + "}"
+        text = text if all(item is not None for _, item in members) else None
+    return text if text is not None and len(text) <= _MAX_SHOWN and text.isprintable() else None
 
 
 def show(value: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms
 from jwt.exceptions import InvalidKeyError
 
+from authz.config.certificates import check_ca, check_pair
 from authz.config.document import Loc
 from authz.config.fields import parse_claim_place
 from authz.config.problems import Problems, show
@@ -308,12 +308,10 @@ class _Compiler:
         ca_file, cert, key = (self._absolute(its) for its in (part.ca_file, part.client_cert, part.client_key))
         if (cert is None) != (key is None):
             self.add("http", "`client_cert` and `client_key` go together: write both, or neither")
-        elif cert is not None:
-            self._check_tls(
-                "http.client_cert", lambda: ssl.create_default_context().load_cert_chain(cert, key, _no_password)
-            )
+        elif cert is not None and key is not None:
+            self._problems.attempt((*self._loc, "http", "client_cert"), check_pair, cert, key)
         if ca_file is not None:
-            self._check_tls("http.ca_file", lambda: ssl.create_default_context(cafile=ca_file))
+            self._problems.attempt((*self._loc, "http", "ca_file"), check_ca, ca_file)
         self.url(part.proxy, (*self._loc, "http", "proxy"), plain=True)
         return HttpSettings(
             ca_file=ca_file,
@@ -324,19 +322,8 @@ class _Compiler:
             max_body_bytes=part.max_body_bytes,
         )
 
-    def _check_tls(self, where: str, load: Callable[[], object]) -> None:
-        try:
-            load()
-        except OSError as error:
-            self.add(where, f"cannot be used: {_why(error)}")
-
     def _absolute(self, name: str | None) -> str | None:
         return None if name is None else str(self._folder / name)
-
-
-def _no_password() -> bytes:
-    """Answer for whoever would ask on the terminal, for ever."""
-    return b""
 
 
 def _without_user(text: str) -> str:
@@ -406,9 +393,3 @@ def _in_order(expectation: Expectation) -> str:
     """Write an Expectation so that equal ones read alike: sets have no order."""
     values = [getattr(expectation, name) for name in Expectation.__dataclass_fields__]
     return repr([sorted(value) if isinstance(value, frozenset) else value for value in values])
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) or not error.strerror:
-        return "not a certificate in pem, or not the key to it"
-    return error.strerror.lower()

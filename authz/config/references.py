@@ -44,6 +44,12 @@ class References:
         self._environ = environ
         self._problems = problems
         self._files = files
+        self.unresolved: set[Loc] = set()
+        """Where something is wrong: what stands there now is None, and means nothing."""
+
+    def _refuse(self, loc: Loc, message: str) -> None:
+        self.unresolved.add(loc)
+        self._problems.add(loc, message)
 
     def resolve(self, value: Any, loc: Loc = ()) -> Any:
         """Return the value with every reference replaced; what cannot be is a problem, and None."""
@@ -55,14 +61,14 @@ class References:
         if isinstance(value, list):
             return [self.resolve(item, (*loc, index)) for index, item in enumerate(value)]
         if value is None and loc not in _MAY_BE_NULL:
-            self._problems.add(loc, "has no value: write one, or remove the key")
+            self._refuse(loc, "has no value: write one, or remove the key")
         elif isinstance(value, str) and "${" in value:
             return self._text(value, loc, files=key in _FROM_FILES)
         return value
 
     def _secret(self, value: object, loc: Loc) -> Secret | None:
         if not isinstance(value, str) or not _REFERENCE.fullmatch(value):
-            self._problems.add(loc, "a secret in the file itself: write `${env:NAME}` or `${file:/path}` instead")
+            self._refuse(loc, "a secret in the file itself: write `${env:NAME}` or `${file:/path}` instead")
             return None
         text = self._text(value, loc, files=True)
         return None if text is None else Secret(text)
@@ -72,22 +78,22 @@ class References:
         if found is None:
             if _REFERENCE.search(value) is None:
                 return value
-            self._problems.add(loc, f"{show(value)} has a reference inside a longer text: it must be the whole value")
+            self._refuse(loc, f"{show(value)} has a reference inside a longer text: it must be the whole value")
         elif found[1] == "env":
             return self._from_environment(found[2], loc)
         elif files:
             return self._from_file(found[2], loc)
         else:
-            self._problems.add(loc, "`${file:…}` is for secrets and keys: write the value, or `${env:NAME}`")
+            self._refuse(loc, "`${file:…}` is for secrets and keys: write the value, or `${env:NAME}`")
         return None
 
     def _from_environment(self, name: str, loc: Loc) -> str | None:
         value = self._environ.get(name)
         if not value:
-            self._problems.add(loc, f"environment variable `{name}` is not set, or empty: set it before the start")
+            self._refuse(loc, f"environment variable `{name}` is not set, or empty: set it before the start")
             return None
         if not _is_utf8(value):
-            self._problems.add(loc, f"environment variable `{name}` is not utf-8: write it as text")
+            self._refuse(loc, f"environment variable `{name}` is not utf-8: write it as text")
             return None
         return value
 
@@ -100,13 +106,13 @@ class References:
             self._files[path] = digest(raw)
             text = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except OSError as error:
-            self._problems.add(loc, f"cannot read {show(str(path))}: {(error.strerror or 'unreadable').lower()}")
+            self._refuse(loc, f"cannot read {show(str(path))}: {(error.strerror or 'unreadable').lower()}")
             return None
         except UnicodeDecodeError:
-            self._problems.add(loc, f"{show(str(path))} is not utf-8: write it as text")
+            self._refuse(loc, f"{show(str(path))} is not utf-8: write it as text")
             return None
         if not text or len(raw) > MAX_FILE_BYTES:
-            self._problems.add(loc, f"{show(str(path))} is empty, or larger than {MAX_FILE_BYTES} bytes")
+            self._refuse(loc, f"{show(str(path))} is empty, or larger than {MAX_FILE_BYTES} bytes")
             return None
         return text
 

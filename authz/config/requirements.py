@@ -67,9 +67,16 @@ def _networks(choice: Choice, loc: Loc, problems: Problems) -> tuple[Network, ..
     for text in choice.items:
         try:
             found.append(ip_network(text))
-        except ValueError as error:
-            problems.add(loc, f"{show(text)} is no network: {str(error).removeprefix(repr(text)).strip()}")
+        except ValueError:
+            problems.add(loc, f"{show(text)} is no network: {_network_instead(text)}")
     return tuple(found)
+
+
+def _network_instead(text: str) -> str:
+    try:
+        return f"it has bits beyond its length, write `{ip_network(text, strict=False)}`"
+    except ValueError:
+        return "write one such as `10.0.0.0/8`"
 
 
 def _scopes(choice: Choice, loc: Loc, problems: Problems) -> Test:

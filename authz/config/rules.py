@@ -65,11 +65,18 @@ class RulesCompiler:
         providers: Mapping[str, Provider],
         lines: Callable[[Loc], int],
         problems: Problems,
+        *,
+        lacks: Callable[[str, str], bool],
     ) -> None:
-        """Take what rules refer to. ``lines`` tells where something stands in the file."""
+        """Take what rules refer to.
+
+        ``lines`` tells where something stands in the file, ``lacks`` whether a part of that key and name may be in it
+        though it is not given here, for faults of its own.
+        """
         self._identity = identity
         self._providers = providers
         self._lines = lines
+        self._lacks = lacks
         self._problems = problems
         self._outfits: dict[tuple[object, ...], Outfit] = {}
         self._filled: dict[str, dict[tuple[str, str], tuple[Mark | None, str]]] = {}
@@ -204,7 +211,12 @@ class RulesCompiler:
         issuers: dict[str, str] = {}
         asks: list[str] = []
         for where, its in parts:
+            tests = compile_requirements(
+                its.require, (*where, "require"), hosts=hosts, paths=paths, problems=self._problems
+            )
             provider = self._providers.get(its.tokens_from)
+            if provider is None and self._lacks("providers", its.tokens_from):
+                continue
             if provider is None:
                 text = f"there is no provider {show(its.tokens_from)}: {suggest(its.tokens_from, self._providers)}"
                 self._problems.add((*where, "tokens_from"), text)
@@ -216,9 +228,6 @@ class RulesCompiler:
                 self._problems.add((*where, "tokens_from"), text)
             if provider.introspection is not None:
                 asks.append(provider.name)
-            tests = compile_requirements(
-                its.require, (*where, "require"), hosts=hosts, paths=paths, problems=self._problems
-            )
             branches.append(Branch(provider=provider.name, tests=tests))
         if len(asks) > 1:
             names = " and ".join(f"`{name}`" for name in asks)
@@ -232,6 +241,8 @@ class RulesCompiler:
             where = (*loc, "identity_headers", text)
             name = self._problems.attempt(where, parse_identity_name, text)
             template = self._problems.attempt(where, parse_template, value)
+            if name is not None and name not in self._identity and self._lacks("identity_headers", text):
+                continue
             if name is not None and name not in self._identity:
                 message = f"is not in the policy's `identity_headers`: {suggest(name, self._identity)}"
                 self._problems.add(where, f"{message} Only names listed there are taken from clients on every rule")

@@ -78,7 +78,8 @@ class Condition:
         except (RuntimeError, ValueError, TypeError, OverflowError, KeyError, UnicodeError) as error:
             raise Rejected(Reason.CONDITION_ERROR, f"cannot be evaluated: {type(error).__name__}") from None
         if kind != cel.Type.BOOL:
-            detail = "an error, such as a missing member" if kind == cel.Type.ERROR else f"a {kind.name()}, not a bool"
+            missing = "an error, such as a missing member"
+            detail = missing if kind == cel.Type.ERROR else f"{_with_article(kind)}, not true or false"
             raise Rejected(Reason.CONDITION_ERROR, f"`{self.text}` gives {detail}")
         if value is not True:
             raise Rejected(Reason.CONDITION_FALSE, f"`{self.text}` is false")
@@ -97,9 +98,12 @@ def parse_condition(text: str) -> Condition:
         program = _ENV.compile(text)
     except RuntimeError as error:
         first = str(error).removeprefix("INVALID_ARGUMENT: ").split("\n", 1)[0].split("<input>:", 1)[-1]
+        # The parser lists whatever could stand there instead: a dozen names of its own.
+        first = first.partition(" expecting {")[0].replace("mismatched input '<EOF>'", "the expression ends too early")
         raise ValueError(f"not a valid expression: {first.strip()}") from None
     if program.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
-        raise ValueError(f"gives a {program.return_type().name()}: write an expression that is true or false")
+        what = _with_article(program.return_type())
+        raise ValueError(f"gives {what}, not true or false: compare it, as in `claims.tenant == host.tenant`")
     wrapped = AnyMessage.FromString(program.serialize())
     uses: dict[str, frozenset[str] | None] = {}
     for name, member in _names(CheckedExpr.FromString(wrapped.value).expr):
@@ -108,6 +112,11 @@ def parse_condition(text: str) -> Condition:
         known = uses.get(name, frozenset())
         uses[name] = None if member is None or known is None else known | {member}
     return Condition(text=text, uses=uses, program=program)
+
+
+def _with_article(kind: cel.Type) -> str:
+    name = kind.name().lower()
+    return f"an {name}" if name == "int" else f"a {name}"
 
 
 def _names(expr: Expr) -> Iterator[tuple[str, str | None]]:

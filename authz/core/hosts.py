@@ -72,6 +72,8 @@ def parse_host_pattern(text: str) -> HostPattern:
         return _parse_ipv6(text)
     if ":" in text:
         raise ValueError(f"`{text}` has a port or a scheme: write the bare host name, rules hold on every port")
+    if text == "*":
+        raise ValueError("`*` alone is no pattern: write `*.example.com`, or `hosts: everywhere` without a list")
     first, dot, rest = text.partition(".")
     if first == "*":
         return HostPattern(kind=HostKind.SUFFIX, name=_parse_name(text, rest if dot else ""))

@@ -92,6 +92,8 @@ def _parse_segment(text: str, part: str) -> str | None:
         if not part[1:-1].isidentifier():
             raise ValueError(f"`{text}`: `{part}` is no capture, write a name such as `{{order}}`")
         return part[1:-1]
+    if part == "*":
+        raise ValueError(f"`{text}`: `*` is no pattern, write `{{name}}` for one segment or `/**` for all below")
     if any(mark in part for mark in "*{}"):
         raise ValueError(f"`{text}`: `{part}` mixes a literal and a pattern, `{{name}}` and `**` are whole segments")
     return None

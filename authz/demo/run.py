@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -70,17 +71,21 @@ class Running:
 
 
 def run_demo(*, once: bool, console: Console) -> int:
-    """Run it; return the exit code: 0 if every row came out as expected."""
+    """Run it; return the exit code: 0 if every row came out as expected, or if it was told to end."""
     try:
         return asyncio.run(_demo(console, once=once))
     except MissingEnvoyError as error:
         console.print(str(error), style="red")
         return _MISSING_PART
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 0
 
 
 async def _demo(console: Console, *, once: bool) -> int:
+    this = asyncio.current_task()
+    if this is not None:
+        # As Ctrl-C does: the system would end the process, and its folder and its Envoy would stay.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     async with started(console) as running:
         results = [(row, await _send(running, row)) for row in rows(running.provider)]
         good = [_is_expected(row, outcome) for row, outcome in results]

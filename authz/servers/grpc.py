@@ -47,6 +47,8 @@ MARGIN_SHARE: Final = 0.10
 
 IDLE_BEFORE_STOP_S: Final = 1.0
 
+_UNIX: Final = "unix:"
+
 _INTERNAL: Final[bytes] = render_check(render_deny(Refusal(reason=Reason.INTERNAL)))
 
 
@@ -100,7 +102,10 @@ class CheckHandler:
 
 
 class GrpcServer:
-    """One gRPC server on all its listeners. ``ports`` are the bound TCP ports, in the listeners' order."""
+    """One gRPC server on all its listeners.
+
+    ``ports`` are the bound TCP ports, in the listeners' order, and ``addresses`` the listeners' with those ports.
+    """
 
     def __init__(self, gate: Gate, settings: ServerSettings, observer: Observer) -> None:
         self._settings = settings
@@ -108,6 +113,7 @@ class GrpcServer:
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
         self.ports: tuple[int, ...] = ()
+        self.addresses: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """Bind and serve; health says NOT_SERVING until :meth:`set_serving`.
@@ -125,6 +131,10 @@ class GrpcServer:
         reflection.enable_server_reflection(names, server)
         await self.set_serving(serving=False)
         self.ports = tuple(_bind(server, listener) for listener in self._settings.grpc)
+        self.addresses = tuple(
+            its.address if its.address.startswith(_UNIX) else f"{its.address.rpartition(':')[0]}:{port}"
+            for its, port in zip(self._settings.grpc, self.ports, strict=True)
+        )
         await server.start()
 
     async def set_serving(self, *, serving: bool) -> None:
@@ -151,7 +161,7 @@ class GrpcServer:
 
 
 def _bind(server: grpc.aio.Server, listener: Listener) -> int:
-    path = listener.address.removeprefix("unix:") if listener.address.startswith("unix:") else None
+    path = listener.address.removeprefix(_UNIX) if listener.address.startswith(_UNIX) else None
     if path is not None:
         _remove_socket(Path(path))
     try:
@@ -162,15 +172,23 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> int:
     except RuntimeError:
         port = 0
     if port == 0:
-        message = f"cannot listen on `{listener.address}`: is it in use, or not this machine's?"
+        why = "is it in use, or not this machine's?" if path is None else "may this user write to its folder?"
+        message = f"cannot listen on `{listener.address}`: {why}"
         raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
     return port
 
 
 def _remove_socket(path: Path) -> None:
-    """Take away a socket that a former run left over; anything else stays where it is."""
+    """Take away a socket that a former run left over; anything else stays where it is.
+
+    Raises:
+        ConfigError: for a path where no socket can be.
+
+    """
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
+        if not path.parent.exists():
+            why = f"the folder `{path.parent}` is missing: make it first, or choose another path"
+        elif not stat.S_ISSOCK(path.lstat().st_mode):
             why = "something stands there that is no socket: remove it, or choose another path"
         elif _is_answered(path):
             why = "another process listens there"

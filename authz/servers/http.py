@@ -53,10 +53,10 @@ def render_http_app(observer: Observer, view: Callable[[], HealthView]) -> Starl
 
 
 class HttpServer:
-    """Serves an application in the running event loop. ``port`` is the bound one."""
+    """Serves an application in the running event loop. ``port`` is the bound one, ``address`` has it too."""
 
     def __init__(self, app: Starlette, address: str) -> None:
-        self._address = address
+        self.address = address
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
         self._server = uvicorn.Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -69,17 +69,19 @@ class HttpServer:
             ConfigError: for an address that cannot be bound.
 
         """
-        host, _, port = self._address.rpartition(":")
+        host, _, port = self.address.rpartition(":")
         bare = host.removeprefix("[").removesuffix("]")
         bound = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((bare, int(port)))
+            bound.listen()  # at once: whoever is told that we listen may call
         except OSError as error:
             bound.close()
-            message = f"cannot listen on `{self._address}`: {error.strerror}"
+            message = f"cannot listen on `{self.address}`: {error.strerror}"
             raise ConfigError(ConfigProblem(message=message, path="server.http")) from None
         self.port = bound.getsockname()[1]
+        self.address = f"{host}:{self.port}"
         self._task = asyncio.create_task(self._serve(bound))
 
     async def stop(self) -> None:

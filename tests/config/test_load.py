@@ -14,10 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authz.config import Configuration, json_schema, load, load_text
 from authz.core.policy import Access, Keep
 from authz.model import ClientAuth, ConfigError, PlaceKind, Secret, TokenUse
+from tests.tls import Authority
 
 RULE = """
 rules:
@@ -30,6 +33,19 @@ providers:
     issuer: https://sso.example.com/realms/shop
     audiences: [orders-api]
 """
+
+_BROKEN: dict[str, object] = {
+    "version": None,
+    "providers": [],
+    "identity_headers": {"x-user": 1, "x-role": "{roles}"},
+    "guards": {"a": 1},
+    "rules": ["a", {"name": "x"}, None],
+    "hosts": {"a.b": "extend"},
+    "cors": [{"hosts": "a"}],
+    "client_address": {"trusted_hops": "1"},
+    "server": {"grpc": {}, "drain_s": 1},
+    "other": {},
+}
 
 
 def compiled(text: str, tmp_path: Path, **environ: str) -> Configuration:
@@ -49,6 +65,64 @@ def test_every_problem_is_told_not_only_the_first(tmp_path: Path) -> None:
     assert any("plain http" in its for its in found)
     assert any("does not start with" in its for its in found)
     assert any("is not a host name" in its for its in found)
+
+
+def test_one_kind_of_problem_hides_no_other(tmp_path: Path) -> None:
+    """A key written twice, a reference, a shape and a meaning, each in a part of its own: one run tells of all."""
+    text = """
+version: 1
+providers:
+  unset: {issuer: "${env:NONE}", audiences: [a]}
+  plain: {issuer: "http://sso.example.com", audiences: [a]}
+  misshapen: {issuer: "https://b.example.com", audiences: [a], leeway: long}
+identity_headers: {x-user: ["{sub}"], x-role: "{roles}"}
+rules:
+  - {name: twice, name: twice, hosts: everywhere, paths: [/a], allow: anyone}
+  - {name: text, hosts: everywhere, paths: /b, allow: anyone}
+  - {name: one, hosts: everywhere, paths: [/c], tokens_from: unset, require: {when: 1 + 1}}
+  - {name: two, hosts: everywhere, paths: [/d], tokens_from: plain, require: any_token, identity_headers: {x-user: "a"}}
+  - {name: three, hosts: everywhere, paths: [/d], tokens_from: other, require: any_token}
+  - {name: three, hosts: [h.example], paths: [/f], allow: anyone}
+hosts: {h.example: extends}
+"""
+    with pytest.raises(ConfigError) as caught:
+        compiled(text, tmp_path)
+    expected = [
+        (4, "environment variable `NONE` is not set"),
+        (5, "is plain http"),
+        (6, "`long` is no duration"),
+        (7, "a list is no text"),
+        (9, "key `name` is written twice"),
+        (10, "write `[/b]`"),
+        (11, "gives an int, not true or false"),
+        (13, "there is no provider `other`"),
+        (13, "could both judge every method"),
+        (14, "`three` is named twice"),
+    ]
+    found = sorted((its.line, its.message) for its in caught.value.problems)
+    assert len(found) == len(expected), [str(its) for its in caught.value.problems]
+    for (line, message), (expected_line, words) in zip(found, sorted(expected), strict=True):
+        assert line == expected_line
+        assert words in message
+    assert caught.value.incomplete
+    assert str(caught.value).endswith("\nmore may show once these are mended")
+
+
+def test_a_file_that_was_judged_in_full_promises_no_more_problems(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(HEAD + RULE.replace("/**", "x"), tmp_path)
+    assert not caught.value.incomplete
+    assert "more may show" not in str(caught.value)
+
+
+@given(st.lists(st.sampled_from(sorted(_BROKEN)), min_size=1, unique=True))
+def test_whatever_is_broken_nothing_is_put_in_force_and_nothing_else_escapes(names: list[str]) -> None:
+    document = yaml.safe_load(HEAD + RULE)
+    for name in names:
+        document[name] = _BROKEN[name]
+    with pytest.raises(ConfigError) as caught:
+        load_text(json.dumps(document), path=Path("rules.yaml"), environ={})
+    assert all(its.message != "cannot be understood" for its in caught.value.problems)
 
 
 def test_defaults_are_safe(tmp_path: Path) -> None:
@@ -139,7 +213,7 @@ def test_the_digest_follows_what_bears_on_evidence_and_nothing_else(tmp_path: Pa
 def test_durations(text: str, value: float, tmp_path: Path) -> None:
     keys = f"    introspection: {{client_id: a, client_secret: '${{env:A}}', cache: {text}}}\n"
     if value > 3_600:
-        assert problems_of(HEAD + keys + RULE, tmp_path, A="a") == [f"`{value:.1f}` is too much: at most 3600"]
+        assert problems_of(HEAD + keys + RULE, tmp_path, A="a") == [f"`{text}` is too much: at most 3600s"]
         return
     introspection = compiled(HEAD + keys + RULE, tmp_path, A="a").providers["shop"].introspection
     assert introspection is not None
@@ -150,6 +224,23 @@ def test_durations(text: str, value: float, tmp_path: Path) -> None:
 def test_words_stay_texts(word: str, tmp_path: Path) -> None:
     rule = compiled(HEAD + RULE.replace("name: all", f"name: {word}"), tmp_path).policy.rules[0]
     assert rule.name == word
+
+
+def test_a_bad_file_of_certificates_is_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server")
+    other, _ = authority.issue("other")
+    (tmp_path / "empty").write_text("")
+
+    def told(cert: str, key: str, ca: str = "ca.pem") -> list[str]:
+        tls = f"{{cert_file: {cert}, key_file: {key}, client_ca_file: {ca}}}"
+        return problems_of(HEAD + RULE + f"server: {{grpc: [{{address: '0.0.0.0:1', tls: {tls}}}]}}", tmp_path)
+
+    assert told("none.pem", key.name) == [f"`{tmp_path}/none.pem` cannot be used: no such file or directory"]
+    assert told(cert.name, "none.key") == [f"`{tmp_path}/none.key` cannot be used: no such file or directory"]
+    assert told(cert.name, key.name, "empty") == [f"`{tmp_path}/empty` cannot be used: not a certificate in pem"]
+    (mismatch,) = told(other.name, key.name)
+    assert f"`{other}` and `{key}` cannot be used" in mismatch
 
 
 def test_a_file_that_is_not_there_or_not_text_is_a_problem(tmp_path: Path) -> None:

