@@ -20,8 +20,8 @@ from authz.app import App, SystemClock
 from authz.clients.authenticate import Authenticator, EvidenceCache
 from authz.clients.probe import probe
 from authz.config import Configuration, json_schema, load
+from authz.core.findings import find_surprises
 from authz.core.policy import Access, Rule
-from authz.core.tables import find_surprises
 from authz.curl import parse_curl, parse_json_request
 from authz.envoy_config import render_envoy_config, render_istio_config
 from authz.explain import Explanation, explain
@@ -187,7 +187,7 @@ def _print_problems(error: ConfigError, *, as_json: bool) -> None:
 
 def _print_policy(file: Path, configuration: Configuration, *, as_json: bool) -> None:
     policy = configuration.policy
-    surprises = list(find_surprises(policy))
+    surprises = find_surprises(policy)
     rows = [_row(rule) for rule in policy.rules]
     if as_json:
         found = [{"rule": its.rule, "line": its.line, "text": its.text} for its in surprises]

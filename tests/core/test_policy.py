@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from authz.core.path import check_accepted, parse_host, parse_target
 from authz.core.policy import match_guards, match_rule
-from authz.core.tables import find_surprises
 from authz.model import ConfigError, Reason, Rejected
 from tests.core.build import judged_by, policy_of, request, rule
 
@@ -201,43 +200,6 @@ def test_a_search_that_could_run_wild_is_refused_at_load() -> None:
     assert "could need 2047 steps" in problems(line.format(paths(10)))
 
 
-def findings(text: str) -> list[str]:
-    return [f"{its.rule}: {its.text}" for its in find_surprises(policy_of(text))]
-
-
-def test_surprises_are_told() -> None:
-    assert findings(METHODS)[0].startswith(
-        "get: `/x/y` has no rule for every other method, which a broader rule (`broad`)"
-    )
-    named = "rules:\n" + "".join(
-        (
-            rule("narrow", "[a.example]", "/x", "methods: [GET], allow: anyone"),
-            rule("broad", "[a.example]", "/**", "methods: [DELETE, HEAD], allow: anyone"),
-        )
-    )
-    assert findings(named) == [
-        "narrow: `/x` has no rule for DELETE, which a broader rule (`broad`) takes elsewhere: such requests are denied"
-    ]
-    unreachable = "rules:\n" + "".join(
-        (
-            rule("broad", "['*.example']", "/x"),
-            rule("own", "['{t}.example']", "/x"),
-            rule("deep", "['*.b.example']", "/x"),
-        )
-    )
-    found = findings(unreachable)
-    assert "broad: can never be reached: others judge all its paths" in found
-    assert any(its.startswith("broad: does not hold on `{t}.example`") for its in found)
-    assert any(its.startswith("broad: does not hold on `*.b.example`") for its in found)
-    guarded = "guards:\n  - {name: g, hosts: everywhere, paths: ['/x/**'], require: {roles: admin}}\nrules:\n"
-    assert findings(guarded + rule("open", "[a.example]", "/x")) == [
-        "open: `/x` lets anyone in, but guard `g` needs a credential: nobody passes"
-    ]
-    assert findings(guarded.replace("roles: admin", "networks: 10.0.0.0/8") + rule("open", "[a.example]", "/x")) == []
-    proved = rule("two", "everywhere", "/x", "tokens_from: shop, require: any_token")
-    assert findings("rules:\n" + proved + rule("one", "everywhere", "/**")) == []
-
-
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
@@ -282,15 +244,6 @@ def test_a_guard_can_end_at_its_path() -> None:
     for url, count in (("a.example/x", 2), ("a.example/x/y", 0)):
         asked = request("GET", url)
         assert len(match_guards(policy, asked.host, asked.target)) == count
-
-
-def test_a_rule_whose_sample_falls_to_a_narrower_host_is_told() -> None:
-    rules = "rules:\n" + rule("broad", "['*.example']", "/other") + rule("own", "['{t}.example']", "/x")
-    assert "broad: can never be reached: others judge all its paths" in findings(rules)
-    covered = rule("narrow", "[a.example]", "/x", "methods: [GET], allow: anyone") + rule(
-        "broad", "[a.example]", "/**", "methods: [GET], allow: anyone"
-    )
-    assert findings("rules:\n" + covered) == []
 
 
 PUBLIC = policy_of("rules:\n" + rule("public", "[a.example]", "/public/**"))
