@@ -178,6 +178,18 @@ class HostIndex(Generic[T]):
             found.append(self.everywhere)
         return tuple(found)
 
+    def items(self) -> Iterator[tuple[tuple[HostKind, str], T]]:
+        """Yield every pattern's key and value, ``everywhere`` first and the exact names last."""
+        if self.everywhere is not None:
+            yield EVERYWHERE.key, self.everywhere
+        for kind, values in (
+            (HostKind.SUFFIX, self.suffix),
+            (HostKind.LABEL, self.label),
+            (HostKind.EXACT, self.exact),
+        ):
+            for name, value in values.items():
+                yield (kind, name), value
+
 
 def index_hosts(values: Mapping[tuple[HostKind, str], T]) -> HostIndex[T]:
     """Build an index from values by pattern key."""

@@ -7,15 +7,14 @@ rules without saying so; a policy whose search could visit more than MAX_VISITS 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from authz.core.hosts import HostIndex, HostKind, HostPattern, broader_patterns, index_hosts
-from authz.core.policy import Access, Guard, GuardEntry, Methods, Policy, Rule, RuleEntry, Table, match_rule
-from authz.core.require import needs_principal
-from authz.core.trie import MAX_VISITS, Node, PathPattern, count_visits, match_all_paths
-from authz.model import ConfigProblem, Host, PlaceKind, Rejected, Target
+from authz.core.policy import Guard, GuardEntry, Methods, Rule, RuleEntry, Table
+from authz.core.trie import MAX_VISITS, Node, PathPattern, count_visits
+from authz.model import ConfigProblem, PlaceKind
 
 T = TypeVar("T")
 Key = tuple[HostKind, str]
@@ -103,43 +102,6 @@ def build_guards(guards: Iterable[Guard], problems: list[ConfigProblem]) -> Host
     for key, root in roots.items():
         _check_visits(root, f"the guards of {_host_path(key)}", problems)
     return index_hosts(roots)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Something the operator may not have meant, though it is not wrong."""
-
-    rule: str
-    line: int
-    text: str
-
-
-def find_surprises(policy: Policy) -> Iterator[Finding]:
-    """Yield the rules that can never let anyone in, and methods that a broader rule would have judged."""
-    for rule in policy.rules:
-        reached = False
-        for host in rule.hosts:
-            for path in rule.paths:
-                yield from _uncovered(policy, rule, host, path)
-                reached = reached or _is_reached(policy, rule, host, path)
-        if not reached:
-            yield Finding(rule=rule.name, line=rule.line, text="can never be reached: others judge all its paths")
-        if rule.access is Access.ANYONE:
-            yield from _guarded(policy, rule)
-    yield from _hidden(policy)
-
-
-def sample_host(pattern: HostPattern) -> Host:
-    """Return a host that falls under the pattern."""
-    if pattern.kind is HostKind.EXACT:
-        return Host(name=pattern.name)
-    return Host(name="any.example.invalid" if pattern.kind is HostKind.EVERYWHERE else f"any-label.{pattern.name}")
-
-
-def sample_target(pattern: PathPattern) -> Target:
-    """Return a target that the pattern matches."""
-    segments = pattern.sample()
-    return Target(raw_path="/" + "/".join(segments), segments=segments)
 
 
 def _add(slots: _Slots, entry: RuleEntry, where: str, problems: list[ConfigProblem]) -> None:
@@ -253,64 +215,3 @@ def _host_path(key: Key) -> str:
     kind, name = key
     prefix = {HostKind.EXACT: "", HostKind.LABEL: "{label}.", HostKind.SUFFIX: "*.", HostKind.EVERYWHERE: "everywhere"}
     return f"hosts[{prefix[kind]}{name}]"
-
-
-def _is_reached(policy: Policy, rule: Rule, host: HostPattern, path: PathPattern) -> bool:
-    for method in rule.methods or {"GET", "POST", "X-ANY"}:
-        try:
-            if match_rule(policy, sample_host(host), sample_target(path), method).rule is rule:
-                return True
-        except Rejected:
-            continue
-    return False
-
-
-def _uncovered(policy: Policy, rule: Rule, host: HostPattern, path: PathPattern) -> Iterator[Finding]:
-    """Yield the methods of broader rules that this rule's narrower path takes away from them."""
-    tables = policy.tables.match_all(sample_host(host).name)[:1]
-    found = [its for table in tables for its in match_all_paths(table.root, path.sample())]
-    narrow = found[0] if found else Methods()
-    if narrow.rest is not None or not any(entry.rule is rule for entry in narrow.entries()):
-        return
-    for methods in found[1:]:
-        lost = sorted(method for method in methods.named if narrow.match(method) is None)
-        if methods.rest is not None:
-            lost.append("every other method")
-        if lost:
-            text = (
-                f"`{path.text}` has no rule for {', '.join(lost)}, which a broader rule "
-                f"(`{next(methods.entries()).rule.name}`) takes elsewhere: such requests are denied"
-            )
-            yield Finding(rule=rule.name, line=rule.line, text=text)
-
-
-def _hidden(policy: Policy) -> Iterator[Finding]:
-    """Yield the rules of a broader host pattern that a narrower one takes over without a word under ``hosts``."""
-    patterns = {host.key: host for rule in policy.rules for host in rule.hosts if host.kind is not HostKind.EXACT}
-    for narrow in patterns.values():
-        table = policy.tables.match_first(sample_host(narrow).name)
-        judged = {entry.rule.name for methods in _values(table.root) for entry in methods.entries()} if table else set()
-        broader = set(broader_patterns(narrow))
-        for rule in policy.rules:
-            if rule.name not in judged and any(host.key in broader for host in rule.hosts):
-                text = f"does not hold on `{narrow}`, which has rules of its own: `extends` under `hosts:` joins them"
-                yield Finding(rule=rule.name, line=rule.line, text=text)
-
-
-def _values(node: Node[T]) -> Iterator[T]:
-    for child in (*node.literals.values(), *([node.capture] if node.capture is not None else [])):
-        yield from _values(child)
-    for value in (node.exact, node.deep):
-        if value is not None:
-            yield value
-
-
-def _guarded(policy: Policy, rule: Rule) -> Iterator[Finding]:
-    for host in rule.hosts:
-        for root in policy.guard_tables.match_all(sample_host(host).name):
-            for path in rule.paths:
-                for entries in match_all_paths(root, path.sample()):
-                    for entry in entries:
-                        if needs_principal(entry.guard.tests):
-                            text = f"lets anyone in, but guard `{entry.guard.name}` needs a credential: nobody passes"
-                            yield Finding(rule=rule.name, line=rule.line, text=f"`{path.text}` {text}")

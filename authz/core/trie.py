@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 MAX_VISITS: Final = 1_024
 MAX_PATTERN_SEGMENTS: Final = 64
-_ANY: Final = "any-segment-at-all"
+ANY_SEGMENT: Final = "*"
+"""A segment that a request can have and no pattern can name: only ``{name}`` and ``**`` match it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +36,14 @@ class PathPattern:
         """What makes two patterns match the same paths."""
         return (self.shape, self.deep)
 
+    @property
     def sample(self) -> tuple[str, ...]:
-        """Return the segments of one path that matches, for reports to the operator."""
-        segments = [_ANY if part is None else part for part in self.shape]
-        return tuple([*segments, _ANY] if self.deep else segments)
+        """The segments of the shortest path that matches and that the fewest other patterns match.
+
+        INVARIANT FEWEST-MATCH: what matches ANY_SEGMENT in a place matches every segment there, and no literal does; so
+        a pattern that matches this path matches all paths of ``shape``, and a deep one that does all below them too.
+        """
+        return tuple([ANY_SEGMENT if part is None else part for part in self.shape])
 
 
 def parse_path_pattern(text: str) -> PathPattern:
@@ -120,6 +125,12 @@ class Node(Generic[T]):
                 node = node.capture
         return node
 
+    def children(self) -> Iterator[Node[T]]:
+        """Yield the nodes one segment below."""
+        yield from self.literals.values()
+        if self.capture is not None:
+            yield self.capture
+
 
 def match_path(node: Node[T], segments: tuple[str, ...]) -> T | None:
     """Return the value of the most specific pattern that matches all segments, or None."""
@@ -167,6 +178,29 @@ def match_all_paths(node: Node[T], segments: tuple[str, ...], at: int = 0) -> It
             yield from match_all_paths(node.capture, segments, at + 1)
     if node.deep is not None:
         yield node.deep
+
+
+def walk(node: Node[T]) -> Iterator[Node[T]]:
+    """Yield this node and every one below it."""
+    yield node
+    for child in node.children():
+        yield from walk(child)
+
+
+def count_segments(node: Node[T]) -> int:
+    """Return how many segments the longest pattern has, ``**`` not counted."""
+    return max((1 + count_segments(child) for child in node.children()), default=0)
+
+
+def sample_below(path: tuple[str, ...], longest: int) -> Iterator[tuple[str, ...]]:
+    """Yield paths below a sample, such that whatever matches one of them all matches every path below the sample.
+
+    They go on by ANY_SEGMENT until no pattern of up to ``longest`` segments is as long, and by an empty segment, which
+    ``**`` alone matches.
+    """
+    for count in range(1, longest + 2 - len(path)):
+        yield (*path, *[ANY_SEGMENT] * count)
+    yield (*path, "")
 
 
 def count_visits(node: Node[T]) -> int:

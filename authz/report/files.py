@@ -17,7 +17,7 @@ from authz.clients.probe import Finding
 from authz.config import Configuration
 from authz.core.policy import Access, Branch, Guard, Rule
 from authz.core.require import Test
-from authz.core.tables import find_surprises
+from authz.core.findings import find_surprises
 from authz.model import ConfigProblem
 from authz.report.lines import plain, print_plain
 

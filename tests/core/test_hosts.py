@@ -73,6 +73,12 @@ def test_the_narrowest_pattern_comes_first(host: str, narrowest_first: tuple[str
         assert covers(parse_host_pattern(text), host) is (text in narrowest_first)
 
 
+def test_an_index_lists_all_its_patterns() -> None:
+    values = {parse_host_pattern(text).key: text for text in PATTERNS}
+    assert list(index_hosts(values).items()) == list(values.items())
+    assert list(index_hosts({parse_host_pattern("a.example").key: 1}).items()) == [((HostKind.EXACT, "a.example"), 1)]
+
+
 def test_an_index_of_exact_names_only() -> None:
     index = index_hosts({parse_host_pattern("a.example").key: 1})
     assert (index.match_first("a.example"), index.match_first("b.example")) == (1, None)

@@ -1,4 +1,4 @@
-"""Which rule judges a request, which guards, and what is refused at load because it could be read in two ways."""
+"""Which rule judges a request, and which guards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from authz.core.path import check_accepted, parse_host, parse_target
 from authz.core.policy import match_guards, match_rule
-from authz.core.tables import find_surprises
-from authz.model import ConfigError, Reason, Rejected
+from authz.model import Reason, Rejected
 from tests.core.build import judged_by, policy_of, request, rule
 
 
@@ -56,40 +55,6 @@ def test_the_narrowest_host_judges_and_everywhere_competes_by_path(url: str, nam
 @pytest.mark.parametrize("url", ["a.shop.example.com/x", "b.shop.example.com/y", "unknown.org/x", "example.com/x"])
 def test_no_rule_is_no_way_to_a_broader_host(url: str) -> None:
     assert refusal(HOSTS + RELATIONS, "GET", url) is Reason.NO_RULE
-
-
-def test_extending_lets_both_compete_with_the_own_first() -> None:
-    rules = "rules:\n" + "".join(
-        (
-            rule("broad", "['*.example.com']", "/**"),
-            rule("broad x", "['*.example.com']", "/x", "methods: [GET, PUT], allow: anyone"),
-            rule("own x", "[a.example.com]", "/x", "methods: [GET], allow: anyone"),
-            rule("own y", "[a.example.com]", "/y"),
-        )
-    )
-    policy = policy_of(rules + "hosts: {a.example.com: extends}\n")
-    assert judged_by(policy, "GET", "a.example.com/x") == "own x"
-    assert judged_by(policy, "HEAD", "a.example.com/x") == "own x"
-    assert judged_by(policy, "PUT", "a.example.com/x") == "broad x"
-    assert judged_by(policy, "GET", "a.example.com/y") == "own y"
-    assert judged_by(policy, "GET", "a.example.com/z") == "broad"
-    put = policy_of(rules.replace("[GET], allow", "[PUT], allow") + "hosts: {a.example.com: extends}\n")
-    assert [judged_by(put, method, "a.example.com/x") for method in ("PUT", "GET")] == ["own x", "broad x"]
-    replaced = policy_of(rules + "hosts: {a.example.com: replaces}\n")
-    assert judged_by(replaced, "GET", "a.example.com/y") == "own y"
-    with pytest.raises(Rejected) as caught:
-        judged_by(replaced, "GET", "a.example.com/z")
-    assert caught.value.reason is Reason.NO_RULE
-
-
-def test_an_own_rule_for_every_method_takes_all_of_the_broader_ones() -> None:
-    rules = "rules:\n" + "".join(
-        (
-            rule("broad", "['*.example.com']", "/x", "methods: [PUT], allow: anyone"),
-            rule("own", "[a.example.com]", "/x", "allow: nobody"),
-        )
-    )
-    assert judged_by(policy_of(rules + "hosts: {a.example.com: extends}\n"), "PUT", "a.example.com/x") == "own"
 
 
 METHODS = "rules:\n" + "".join(
@@ -185,97 +150,6 @@ def test_a_guard_sees_each_reading_with_its_own_captures() -> None:
     assert match_guards(policy_of("rules:\n" + rule("all", "everywhere", "/**")), asked.host, asked.target) == ()
 
 
-def problems(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        policy_of(text)
-    return str(caught.value)
-
-
-def test_a_search_that_could_run_wild_is_refused_at_load() -> None:
-    def paths(depth: int) -> str:
-        texts = [
-            "/" + "/".join("a" if n >> bit & 1 else f"{{x{bit}}}" for bit in range(depth)) for n in range(2**depth)
-        ]
-        return ", ".join(f"'{text}'" for text in texts)
-
-    line = "rules:\n  - {{name: wild, hosts: [a.example], paths: [{}], allow: anyone}}\n"
-    assert policy_of(line.format(paths(8)))
-    assert "could need 2047 steps" in problems(line.format(paths(10)))
-
-
-def findings(text: str) -> list[str]:
-    return [f"{its.rule}: {its.text}" for its in find_surprises(policy_of(text))]
-
-
-def test_surprises_are_told() -> None:
-    assert findings(METHODS)[0].startswith(
-        "get: `/x/y` has no rule for every other method, which a broader rule (`broad`)"
-    )
-    named = "rules:\n" + "".join(
-        (
-            rule("narrow", "[a.example]", "/x", "methods: [GET], allow: anyone"),
-            rule("broad", "[a.example]", "/**", "methods: [DELETE, HEAD], allow: anyone"),
-        )
-    )
-    assert findings(named) == [
-        "narrow: `/x` has no rule for DELETE, which a broader rule (`broad`) takes elsewhere: such requests are denied"
-    ]
-    unreachable = "rules:\n" + "".join(
-        (
-            rule("broad", "['*.example']", "/x"),
-            rule("own", "['{t}.example']", "/x"),
-            rule("deep", "['*.b.example']", "/x"),
-        )
-    )
-    found = findings(unreachable)
-    assert "broad: can never be reached: others judge all its paths" in found
-    assert any(its.startswith("broad: does not hold on `{t}.example`") for its in found)
-    assert any(its.startswith("broad: does not hold on `*.b.example`") for its in found)
-    guarded = "guards:\n  - {name: g, hosts: everywhere, paths: ['/x/**'], require: {roles: admin}}\nrules:\n"
-    assert findings(guarded + rule("open", "[a.example]", "/x")) == [
-        "open: `/x` lets anyone in, but guard `g` needs a credential: nobody passes"
-    ]
-    assert findings(guarded.replace("roles: admin", "networks: 10.0.0.0/8") + rule("open", "[a.example]", "/x")) == []
-    proved = rule("two", "everywhere", "/x", "tokens_from: shop, require: any_token")
-    assert findings("rules:\n" + proved + rule("one", "everywhere", "/**")) == []
-
-
-@pytest.mark.parametrize(
-    ("rules", "words"),
-    [
-        (
-            rule("one", "[a.example]", "/x", "methods: [GET, PUT], allow: anyone")
-            + rule("two", "[a.example]", "/x", "methods: [PUT], allow: anyone"),
-            "rules `one` and `two` could both judge PUT of `/x` on host `a.example`",
-        ),
-        (
-            rule("one", "[a.example]", "/x", "methods: [GET], allow: anyone")
-            + rule("two", "everywhere", "/x", "methods: [GET], allow: anyone"),
-            "could both judge GET of `/x`",
-        ),
-        (rule("one", "[a.example]", "/x") + rule("two", "everywhere", "/x"), "could both judge every method of `/x`"),
-        (
-            "  - {name: one, hosts: [a.example], paths: ['/x', '/x/'], methods: [GET, PUT], allow: anyone}\n",
-            "`/x` and `/x/` are one path on host `a.example`",
-        ),
-    ],
-)
-def test_two_rules_that_could_both_win_are_refused(rules: str, words: str) -> None:
-    found = problems("rules:\n" + rules)
-    assert words in found
-    assert found.count(words) == 1
-
-
-def test_rules_everywhere_join_those_of_a_host() -> None:
-    policy = policy_of(
-        "rules:\n"
-        + rule("one", "[a.example]", "/x", "methods: [GET], allow: anyone")
-        + rule("all", "everywhere", "/x", "methods: [PUT], allow: anyone")
-        + rule("rest", "everywhere", "/x")
-    )
-    assert [judged_by(policy, method, "a.example/x") for method in ("GET", "PUT", "POST")] == ["one", "all", "rest"]
-
-
 def test_a_guard_can_end_at_its_path() -> None:
     guards = "guards:\n" + "".join(
         f"  - {{name: g{n}, hosts: [a.example], paths: ['/x'], require: {{roles: r}}}}\n" for n in range(2)
@@ -284,15 +158,6 @@ def test_a_guard_can_end_at_its_path() -> None:
     for url, count in (("a.example/x", 2), ("a.example/x/y", 0)):
         asked = request("GET", url)
         assert len(match_guards(policy, asked.host, asked.target)) == count
-
-
-def test_a_rule_whose_sample_falls_to_a_narrower_host_is_told() -> None:
-    rules = "rules:\n" + rule("broad", "['*.example']", "/other") + rule("own", "['{t}.example']", "/x")
-    assert "broad: can never be reached: others judge all its paths" in findings(rules)
-    covered = rule("narrow", "[a.example]", "/x", "methods: [GET], allow: anyone") + rule(
-        "broad", "[a.example]", "/**", "methods: [GET], allow: anyone"
-    )
-    assert findings("rules:\n" + covered) == []
 
 
 PUBLIC = policy_of("rules:\n" + rule("public", "[a.example]", "/public/**"))

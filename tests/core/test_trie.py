@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from authz.core.trie import MAX_PATTERN_SEGMENTS, Node, count_visits, match_all_paths, match_path, parse_path_pattern
+from authz.core.trie import (
+    ANY_SEGMENT,
+    MAX_PATTERN_SEGMENTS,
+    Node,
+    count_segments,
+    count_visits,
+    match_all_paths,
+    match_path,
+    parse_path_pattern,
+    sample_below,
+    walk,
+)
 
 
 def trie(*texts: str) -> Node[str]:
@@ -77,7 +88,7 @@ def test_patterns_are_read(
 ) -> None:
     pattern = parse_path_pattern(text)
     assert (pattern.shape, pattern.captures, pattern.deep) == (shape, captures, deep)
-    assert match_path(trie(text), pattern.sample()) == text
+    assert match_path(trie(text), pattern.sample) == text
 
 
 @pytest.mark.parametrize(
@@ -105,6 +116,32 @@ def test_patterns_are_read(
 def test_what_is_no_pattern_is_told(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_path_pattern(text)
+
+
+def test_a_sample_is_what_the_fewest_patterns_match() -> None:
+    root = trie("/a/**", "/a/{x}/c/**", "/a/b/c", "/{y}/b/c", "/{y}/{x}/**")
+    sample = parse_path_pattern("/a/{x}/c/**").sample
+    assert sample == ("a", ANY_SEGMENT, "c")
+    assert list(match_all_paths(root, sample)) == ["/a/{x}/c/**", "/a/**", "/{y}/{x}/**"]
+    with pytest.raises(ValueError, match="whole segments"):
+        parse_path_pattern(f"/{ANY_SEGMENT}")
+
+
+@pytest.mark.parametrize(
+    ("longest", "below"),
+    [
+        (1, [("a", "*"), ("a", "")]),
+        (2, [("a", "*"), ("a", "*", "*"), ("a", "")]),
+    ],
+)
+def test_samples_below_go_on_until_no_pattern_is_as_long(longest: int, below: list[tuple[str, ...]]) -> None:
+    assert list(sample_below(("a",), longest)) == below
+
+
+def test_a_trie_is_walked_and_measured() -> None:
+    root = trie("/", "/a/{x}/c", "/a/b/**", "/{y}/**")
+    assert [its.exact or its.deep for its in walk(root)] == ["/", None, "/a/b/**", None, "/a/{x}/c", "/{y}/**"]
+    assert (count_segments(root), count_segments(trie("/**"))) == (3, 0)
 
 
 def test_the_search_is_bounded_by_the_shape_and_not_by_the_number() -> None:
