@@ -214,7 +214,7 @@ def _load(file: Path) -> Configuration:
 
 
 def _refuse(error: ConfigError) -> NoReturn:
-    print_problems(error.problems)
+    print_problems(error)
     sys.exit(_BAD_CONFIG)
 
 

@@ -40,7 +40,7 @@ def try_file(file: Path, token: str | None, *, online: bool) -> FileReport:
     try:
         configuration = load(file, environ=os.environ)
     except ConfigError as error:
-        return FileReport(file=str(file), problems=error.problems)
+        return FileReport(file=str(file), error=error)
     if not online:
         return FileReport(file=str(file), configuration=configuration)
     with log_to_stderr():

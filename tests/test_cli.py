@@ -69,7 +69,7 @@ def curl(url: str, token: str = "", rest: str = "") -> str:
 def test_validate_prints_the_effective_table(rules: str) -> None:
     done = run("validate", rules)
     assert done.exit_code == 0
-    assert "5 rules, 1 guards, 2 providers: good" in done.output
+    assert "5 rules, 1 guard, 2 providers: good" in done.output
     assert "guard `admin` on a.example/admin/**: role admin" in done.output
     assert (
         "rule all; hosts a.example; paths /**; methods GET; who tokens of shop; requires client web and" in done.output

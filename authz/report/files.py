@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from rich.text import Text
 
 from authz.clients.probe import Finding
 from authz.config import Configuration
+from authz.config.problems import count
+from authz.core.findings import find_surprises
 from authz.core.policy import Access, Branch, Guard, Rule
 from authz.core.require import Test
-from authz.core.findings import find_surprises
-from authz.model import ConfigProblem
+from authz.model import ConfigError, ConfigProblem
 from authz.report.lines import plain, print_plain
 
 Online = Mapping[str, Sequence[Finding]]
@@ -31,8 +32,13 @@ class FileReport:
 
     file: str
     configuration: Configuration | None = None
-    problems: tuple[ConfigProblem, ...] = ()
+    error: ConfigError | None = None
     online: Online | None = None
+
+    @property
+    def problems(self) -> tuple[ConfigProblem, ...]:
+        """Everything that is wrong with it."""
+        return () if self.error is None else self.error.problems
 
     @property
     def good(self) -> bool:
@@ -47,7 +53,8 @@ def print_files(reports: Sequence[FileReport], *, as_json: bool) -> None:
         click.echo(json.dumps({"files": [_describe_file(report) for report in reports]}, indent=2))
         return
     for report in reports:
-        print_problems(report.problems)
+        if report.error is not None:
+            print_problems(report.error)
         if report.configuration is not None:
             _print_policy(report.file, report.configuration)
         for provider, findings in (report.online or {}).items():
@@ -55,10 +62,9 @@ def print_files(reports: Sequence[FileReport], *, as_json: bool) -> None:
                 print_plain(f"{provider}: {'good' if finding.good else 'BAD'}: {finding.text}")
 
 
-def print_problems(problems: Iterable[ConfigProblem]) -> None:
-    """Print what is wrong with a file, each with its line."""
-    for problem in problems:
-        print_plain(str(problem), err=True)
+def print_problems(error: ConfigError) -> None:
+    """Print what is wrong with a file, each with its line, and whether more may show."""
+    print_plain(str(error), err=True)
 
 
 def _describe_file(report: FileReport) -> dict[str, Any]:
@@ -115,8 +121,8 @@ def _print_policy(file: str, configuration: Configuration) -> None:
         print_plain(f"guard `{guard.name}` on {covered}: {'; '.join(map(str, guard.tests))}")
     for its in find_surprises(policy):
         print_plain(f"{file}:{its.line}: note: rule `{its.rule}`: {its.text}")
-    counts = f"{len(policy.rules)} rules, {len(policy.guards)} guards, {len(configuration.providers)} providers"
-    print_plain(f"{file}: {counts}: good")
+    counted = ((policy.rules, "rule"), (policy.guards, "guard"), (configuration.providers, "provider"))
+    print_plain(f"{file}: {', '.join(count(len(parts), word) for parts, word in counted)}: good")
 
 
 def _print_rows(rows: list[dict[str, list[str]]], *, title: str) -> None:
