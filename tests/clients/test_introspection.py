@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,22 +233,25 @@ async def test_stale_evidence_only_where_the_operator_accepts_it(
     assert (await refused(lenient.authenticate(TOKEN)))[0] is Reason.PROVIDER_UNAVAILABLE
 
 
-async def test_questions_under_way_are_bounded(make: Make, idp: FakeProvider) -> None:
-    idp.delay_s = 0.05
-    under_way, most = 0, 0
+@pytest.mark.parametrize("max_concurrent", [1, 2, 5])
+async def test_questions_under_way_are_bounded(max_concurrent: int, make: Make, idp: FakeProvider) -> None:
+    """As many as are allowed are asked at once, and never one more; so many wait, and the rest is turned away."""
+    idp.delay_s = 0.02
+    shop = make(introspection={"max_concurrent": max_concurrent})
+    taken = max_concurrent * 16
+    found = await asyncio.gather(*(shop.authenticate(f"t{n}") for n in range(taken + 3)), return_exceptions=True)
+    reasons = Counter(its.reason for its in found if isinstance(its, Rejected | ProviderError))
+    assert reasons == {Reason.TOKEN_INACTIVE: taken, Reason.OVERLOADED: 3}
+    assert idp.count("/introspect") == taken
+    assert idp.most_under_way == max_concurrent
 
-    def answer(path: str, head: str, body: bytes) -> bytes:
-        del path, head, body
-        nonlocal under_way, most
-        most = max(most, under_way)
-        return json_answer({"active": False})
 
-    idp.answers["/introspect"] = answer
-    shop = make(introspection={"max_concurrent": 2})
-    found = await asyncio.gather(*(shop.authenticate(f"t{n}") for n in range(40)), return_exceptions=True)
-    reasons = [its.reason for its in found if isinstance(its, Rejected | ProviderError)]
-    assert reasons.count(Reason.OVERLOADED) == 40 - 2 * 16
-    assert reasons.count(Reason.TOKEN_INACTIVE) == 2 * 16
+@pytest.mark.parametrize("waiting", [15, 16])
+async def test_as_many_may_wait_as_are_allowed_and_no_more(waiting: int, make: Make, idp: FakeProvider) -> None:
+    idp.delay_s = 0.005
+    shop = make(introspection={"max_concurrent": 1})
+    found = await asyncio.gather(*(shop.authenticate(f"t{n}") for n in range(waiting)), return_exceptions=True)
+    assert {its.reason for its in found if isinstance(its, Rejected | ProviderError)} == {Reason.TOKEN_INACTIVE}
 
 
 async def test_a_token_of_three_segments_is_never_opaque(make: Make, idp: FakeProvider) -> None:
