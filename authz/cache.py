@@ -171,11 +171,6 @@ class SingleFlight(Generic[K, V]):
             raise outcome.to_exception()
         return outcome.value
 
-    async def settle(self, key: K, fetch: Callable[[], Coroutine[Any, Any, V]]) -> None:
-        """Wait as :meth:`run` does, whatever comes of it. A bug of ours is reported by the event loop."""
-        with contextlib.suppress(ProviderError):
-            await asyncio.wait((self._begin(key, fetch),))
-
     async def close(self) -> None:
         """End what is under way, and begin nothing more."""
         self._closed = True
