@@ -322,7 +322,8 @@ async def test_a_failure_is_raised_anew_for_each_who_waits(error: Rejected | Pro
 
 
 def traceback_of(error: BaseException) -> list[object]:
-    found, step = [], error.__traceback__
+    found: list[object] = []
+    step = error.__traceback__
     while step is not None:
         found.append(step.tb_frame.f_code)
         step = step.tb_next

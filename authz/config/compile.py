@@ -105,7 +105,12 @@ def _compile(
     cors = _index_cors([compiler.compile_cors(part, ("cors", at)) for at, part in enumerate(shape.cors)], problems)
     relations, lines = _relations(shape.hosts, document, problems)
     found: list[ConfigProblem] = []
-    tables = build_tables(rules, relations, lines, found)
+    # A rule none of whose paths can be read has its problem: nothing more is said of hosts that have no other.
+    whole = tuple(its for its in rules if its.paths)
+    hosts, all_hosts = ({host.key for its in some for host in its.hosts} for some in (whole, rules))
+    tables = build_tables(
+        whole, {key: its for key, its in relations.items() if key in hosts or key not in all_hosts}, lines, found
+    )
     guard_tables = build_guards(guards, found)
     problems.extend(found)
     policy = Policy(

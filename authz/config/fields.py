@@ -17,9 +17,11 @@ from authz.core.hosts import EVERYWHERE_WORD
 from authz.model import CredentialPlace, PlaceKind
 
 MAX_NAME_CHARS: Final = 80
+MAX_DURATION_DIGITS: Final = 15
+"""As many as a plain number may have; none that is meant has half of them."""
 
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+_DURATION: Final = re.compile(rf"([0-9]{{1,{MAX_DURATION_DIGITS}}})(ms|s|m|h|d)")
 _DURATION_SCHEMA: Final[dict[str, Any]] = {
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^([0-9]+(ms|s|m|h|d)|\$\{env:.+\})$"}],
     "description": "seconds, or a text such as 30s, 5m, 24h",
@@ -66,7 +68,9 @@ def parse_choice(value: object) -> Choice:
     if isinstance(value, list):
         names = ", ".join(str(item) for item in value)
         if len(value) == 1:
-            raise ValueError(f"`[{names}]` does not say what a second one would mean: write `{names}` alone")
+            raise ValueError(
+                f"{show(f'[{names}]')} does not say what a second one would mean: write {show(names)} alone"
+            )
         raise ValueError(
             f"a list does not say whether any or all are needed: write `{{any: [{names}]}}` or `{{all: …}}`"
         )
@@ -187,7 +191,7 @@ def _parse_hosts(value: object) -> object:
     if value == EVERYWHERE_WORD:
         return [EVERYWHERE_WORD]
     if isinstance(value, str):
-        raise ValueError(f"is a text: write the list `[{value}]`, or `everywhere`")
+        raise ValueError(f"is a text: write the list {show(f'[{value}]')}, or `everywhere`")
     if isinstance(value, list) and EVERYWHERE_WORD in value:
         raise ValueError("`everywhere` stands alone, not in a list: write `hosts: everywhere`")
     return value
@@ -214,7 +218,7 @@ def _parse_audiences(value: object) -> object:
     if value == "any_audience":
         return None
     if isinstance(value, str):
-        raise ValueError(f"is a text: write the list `[{value}]`; `any_audience` opts out of checking it")
+        raise ValueError(f"is a text: write the list {show(f'[{value}]')}; `any_audience` opts out of checking it")
     return value
 
 

@@ -305,7 +305,9 @@ class _Compiler:
         if (cert is None) != (key is None):
             self.add("http", "`client_cert` and `client_key` go together: write both, or neither")
         elif cert is not None:
-            self._check_tls("http.client_cert", lambda: ssl.create_default_context().load_cert_chain(cert, key))
+            self._check_tls(
+                "http.client_cert", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key)
+            )
         if ca_file is not None:
             self._check_tls("http.ca_file", lambda: ssl.create_default_context(cafile=ca_file))
         self.url(part.proxy, (*self._loc, "http", "proxy"), plain=True)

@@ -20,6 +20,8 @@ MAX_FILE_BYTES: Final = 1_048_576
 
 SECRETS: Final = frozenset({"client_secret", "private_key", "secret"})
 _FROM_FILES: Final = SECRETS | {"jwks", "pem"}
+_PROVIDERS_PART: Final = 4
+"""How deep these stand: ``providers``, a name, ``keys`` or ``introspection``, and they. Elsewhere it is only a name."""
 _MAY_BE_NULL: Final[frozenset[Loc]] = frozenset({("server", "http")})
 _REFERENCE: Final = re.compile(r"\$\{(env|file):([^${}]+)\}")
 
@@ -35,17 +37,17 @@ class References:
 
     def resolve(self, value: Any, loc: Loc = ()) -> Any:
         """Return the value with every reference replaced; what cannot be is a problem, and None."""
+        special = loc[-1] if len(loc) == _PROVIDERS_PART and loc[0] == "providers" else ""
+        if special in SECRETS and value is not None:
+            return self._secret(value, loc)
         if isinstance(value, dict):
             return {key: self.resolve(item, (*loc, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [self.resolve(item, (*loc, index)) for index, item in enumerate(value)]
-        key = loc[-1] if loc else ""
         if value is None and loc not in _MAY_BE_NULL:
             self._problems.add(loc, "has no value: write one, or remove the key")
-        elif key in SECRETS:
-            return self._secret(value, loc)
         elif isinstance(value, str) and "${" in value:
-            return self._text(value, loc, files=key in _FROM_FILES)
+            return self._text(value, loc, files=special in _FROM_FILES)
         return value
 
     def _secret(self, value: object, loc: Loc) -> Secret | None:
@@ -74,6 +76,9 @@ class References:
         if not value:
             self._problems.add(loc, f"environment variable `{name}` is not set, or empty: set it before the start")
             return None
+        if not _is_utf8(value):
+            self._problems.add(loc, f"environment variable `{name}` is not utf-8: write it as text")
+            return None
         return value
 
     def _from_file(self, name: str, loc: Loc) -> str | None:
@@ -93,3 +98,12 @@ class References:
             self._problems.add(loc, f"{show(str(path))} is empty, or larger than {MAX_FILE_BYTES} bytes")
             return None
         return text
+
+
+def _is_utf8(value: str) -> bool:
+    """Say whether a variable is text: bytes that are none come as lone surrogates, which nothing can be made of."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
