@@ -98,6 +98,8 @@ def parse_condition(text: str) -> Condition:
     except RuntimeError as error:
         first = str(error).removeprefix("INVALID_ARGUMENT: ").split("\n", 1)[0].split("<input>:", 1)[-1]
         raise ValueError(f"not a valid expression: {first.strip()}") from None
+    except TypeError:
+        raise ValueError("not a valid expression: an unpaired surrogate") from None
     if program.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
         raise ValueError(f"gives a {program.return_type().name()}: write an expression that is true or false")
     wrapped = AnyMessage.FromString(program.serialize())
