@@ -13,13 +13,16 @@ from urllib.parse import parse_qs
 import jwt as pyjwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jwt.types import Options
 
-from authz.clients.authenticate import token_digest
+from authz.clients.authenticate import Authenticator, token_digest
+from authz.clients.evidence import EvidenceCache
 from authz.clients.probe import probe
-from authz.model import ClientAuth, ProviderError, Reason, Rejected, Secret, TokenUse
+from authz.model import ClientAuth, Provider, ProviderError, Reason, Rejected, Secret, TokenUse
 from tests.clients.conftest import ISSUER, SECRET, Make, refused
-from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, http, json_answer, jwks
+from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, fake_provider, http, json_answer, jwks
 
 TOKEN = "opaque-token-of-alice"
 
@@ -442,3 +445,62 @@ async def test_a_provider_that_comes_and_goes(
             passed += 1
         clock.advance(2)
     assert 8 <= passed < 24
+
+
+async def test_every_cut_of_an_answer_and_junk_behind_it_is_the_providers_fault(
+    make: Make, active: dict[str, Any], idp: FakeProvider
+) -> None:
+    whole = json.dumps({"active": True, "iss": active["iss"]}).encode()
+    shop = make(introspection={"max_concurrent": 1})
+    for number, raw in enumerate([*(whole[:end] for end in range(len(whole))), whole + b"}", whole + whole]):
+        idp.answers["/introspect"] = http(200, raw)
+        assert (await refused(shop.authenticate(f"token-{number}")))[0] is Reason.PROVIDER_ANSWER, raw
+    idp.answers["/introspect"] = http(200, whole)
+    assert (await refused(shop.authenticate(TOKEN)))[0] is Reason.AUDIENCE_MISSING
+
+
+MEMBERS = st.sampled_from(
+    ["iss", "aud", "exp", "iat", "nbf", "sub", "scope", "client_id", "azp", "typ", "cnf", "roles"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+GOOD = {"active": True, "iss": ISSUER, "aud": "orders", "sub": "alice", "exp": 1_900_000_000}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    bodies=st.lists(
+        st.binary(max_size=60)
+        | VALUES.map(lambda value: json.dumps(value).encode())
+        | st.dictionaries(MEMBERS | st.just("active"), VALUES).map(lambda its: json.dumps(GOOD | its).encode()),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_only_a_verdict_or_the_providers_fault_comes_of_any_answer(shop: Provider, bodies: list[bytes]) -> None:
+    """An answer that is believed names our issuer and a time that is to come: nothing else may come out."""
+
+    async def ask() -> None:
+        clock = FakeClock()
+        async with fake_provider() as idp:
+            settings = replace(
+                shop.introspection or pytest.fail("asks nobody"), endpoint=f"{idp.url}/introspect", breaker_failures=99
+            )
+            provider = replace(shop, introspection=settings, digest=b"f" * 32)
+            cache = EvidenceCache(max_bytes=1 << 20, clock=clock.monotonic_s)
+            authenticator = Authenticator(provider, cache=cache, clock=clock, events=Events())
+            for number, body in enumerate(bodies):
+                idp.answers["/introspect"] = http(200, body)
+                try:
+                    evidence = await authenticator.authenticate(f"token-{number}")
+                except (Rejected, ProviderError):
+                    continue
+                assert evidence.principal.issuer == ISSUER
+                assert evidence.claims["active"] is True
+                assert evidence.expires_at_s > clock.now_s() - 30
+            await authenticator.close()
+
+    asyncio.run(ask())
