@@ -23,7 +23,10 @@ MAX_DURATION_DIGITS: Final = 15
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(rf"([0-9]{{1,{MAX_DURATION_DIGITS}}})(ms|s|m|h|d)")
 _DURATION_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^([0-9]+(ms|s|m|h|d)|\$\{env:.+\})$"}],
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": rf"^({_DURATION.pattern}|\$\{{env:.+\}})$"},
+    ],
     "description": "seconds, or a text such as 30s, 5m, 24h",
 }
 _COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9!#$&*+.^_`|~-]+")
@@ -255,7 +258,10 @@ _PLACE: Final[dict[str, Any]] = {
     ]
 }
 _HOSTS: Final[dict[str, Any]] = {
-    "anyOf": [{"const": EVERYWHERE_WORD}, {"type": "array", "items": _TEXT, "minItems": 1}],
+    "anyOf": [
+        {"const": EVERYWHERE_WORD},
+        {"type": "array", "items": _TEXT | {"not": {"const": EVERYWHERE_WORD}}, "minItems": 1},
+    ],
     "description": "exact names, `*.suffix`, `{label}.suffix`; or the word everywhere",
 }
 _AUTHORIZATION: Final[dict[str, Any]] = {
@@ -263,7 +269,7 @@ _AUTHORIZATION: Final[dict[str, Any]] = {
         {"enum": ["keep", "remove"]},
         {
             "type": "object",
-            "properties": {"replace": {"type": "string"}},
+            "properties": {"replace": _TEXT},
             "required": ["replace"],
             "additionalProperties": False,
         },
