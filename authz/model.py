@@ -220,9 +220,10 @@ class ConfigProblem:
     path: str = ""
 
     def __str__(self) -> str:
-        """Render as ``file:line: path: message``, leaving out what is not known."""
+        """Render as ``file:line: path: message`` in one line, leaving out what is not known."""
         place = self.file + (f":{self.line}" if self.line else "")
-        return ": ".join(part for part in (place, self.path, self.message) if part)
+        text = ": ".join(part for part in (place, self.path, self.message) if part)
+        return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class ConfigError(Exception):

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
@@ -56,13 +56,18 @@ class Events:
 
 
 class FakeProvider:
-    """An HTTP/1.1 server that answers by path. ``calls`` are the requests seen: (path, head, body)."""
+    """An HTTP/1.1 server that answers by path. ``calls`` are the requests seen: (path, head, body).
+
+    ``most_under_way`` is how many were unanswered at once, at the worst moment.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.calls: list[tuple[str, str, bytes]] = []
         self.delay_s = 0.0
+        self.most_under_way = 0
         self.url = ""
+        self._under_way = 0
         self._server: asyncio.Server | None = None
         self._stop = asyncio.Event()
 
@@ -84,7 +89,7 @@ class FakeProvider:
                 body = await reader.readexactly(length)
                 path = head.split(" ")[1].split("?")[0]
                 self.calls.append((path, head, body))
-                if self.delay_s:
+                with self._counted():
                     await asyncio.sleep(self.delay_s)
                 answer = self.answers.get(path, http(404))
                 raw = answer(path, head, body) if callable(answer) else answer
@@ -95,6 +100,15 @@ class FakeProvider:
                 await writer.drain()
                 if not raw or b"connection: close" in raw:
                     return
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._under_way += 1
+        self.most_under_way = max(self.most_under_way, self._under_way)
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self.serve, "127.0.0.1", 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from authz.cache import CacheStats, TimedCache, size_of_json
@@ -74,8 +74,9 @@ class EvidenceCache:
             self._refused.put(digest, refused, size=len(refused.detail), keep_s=keep_s)
 
     def stats(self) -> CacheStats:
-        """Return the figures of now."""
-        return self._entries.stats()
+        """Return the figures of now: sizes of both kinds, look-ups of proved tokens."""
+        proved, refused = self._entries.stats(), self._refused.stats()
+        return replace(proved, entries=proved.entries + refused.entries, bytes=proved.bytes + refused.bytes)
 
 
 def _size_of_principal(principal: Principal) -> int:

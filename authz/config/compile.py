@@ -124,7 +124,12 @@ def _compile(
     )
     relations, lines = _relations(file.hosts, document, problems)
     found: list[ConfigProblem] = []
-    tables = build_tables(rules, relations, lines, found)
+    # A rule none of whose paths can be read has its problem: nothing more is said of hosts that have no other.
+    whole = tuple(its for its in rules if its.paths)
+    hosts, all_hosts = ({host.key for its in some for host in its.hosts} for some in (whole, rules))
+    tables = build_tables(
+        whole, {key: its for key, its in relations.items() if key in hosts or key not in all_hosts}, lines, found
+    )
     guard_tables = build_guards(guards, found)
     # Without some rules an entry of `hosts` may seem to do nothing, and without some entries a host to hide others.
     problems.extend(its for its in found if not partial or its.path.startswith("rules["))

@@ -2,8 +2,8 @@
 
 YAML 1.2's core schema, whatever the library's own is: ``yes``, ``no``, ``on`` and ``off`` are texts, octal is ``0o17``,
 a date is a text. Refused, each with its line: a key written twice, tags, merge keys, an alias inside its own anchor,
-nesting beyond MAX_DEPTH, more than MAX_NODES values once aliases are followed, a second document, and files over
-MAX_BYTES.
+a zero byte in a text, nesting beyond MAX_DEPTH, more than MAX_NODES values once aliases are followed, a second
+document, and files over MAX_BYTES.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class _Builder:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self.error(_line(event), "a key that is no text")
-            key, line = event.value, _line(event)
+            key, line = self._text(event), _line(event)
             if key == "<<" and event.implicit[0]:
                 raise self.error(line, "merge key `<<`: write the keys out")
             if key in members:
@@ -187,8 +187,14 @@ class _Builder:
             members[key] = self._value(self._next(), (*loc, key))
         return members
 
-    def _scalar(self, event: yaml.ScalarEvent) -> str | int | float | bool | None:
+    def _text(self, event: yaml.ScalarEvent) -> str:
         text: str = event.value
+        if "\0" in text:
+            raise self.error(_line(event), "a zero byte, at which some readers of a text stop: leave it out")
+        return text
+
+    def _scalar(self, event: yaml.ScalarEvent) -> str | int | float | bool | None:
+        text = self._text(event)
         if not event.implicit[0]:
             return text
         if text in _WORDS:

@@ -17,11 +17,16 @@ from authz.core.hosts import EVERYWHERE_WORD
 from authz.model import CredentialPlace, PlaceKind
 
 MAX_NAME_CHARS: Final = 80
+MAX_DURATION_DIGITS: Final = 15
+"""As many as a plain number may have; none that is meant has half of them."""
 
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DURATION: Final = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+_DURATION: Final = re.compile(rf"([0-9]{{1,{MAX_DURATION_DIGITS}}})(ms|s|m|h|d)")
 _DURATION_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^([0-9]+(ms|s|m|h|d)|\$\{env:.+\})$"}],
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": rf"^({_DURATION.pattern}|\$\{{env:.+\}})$"},
+    ],
     "description": "seconds, or a text such as 30s, 5m, 24h",
 }
 _COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9!#$&*+.^_`|~-]+")
@@ -66,7 +71,9 @@ def parse_choice(value: object) -> Choice:
     if isinstance(value, list):
         names = ", ".join(str(item) for item in value)
         if len(value) == 1:
-            raise ValueError(f"`[{names}]` does not say what a second one would mean: write `{names}` alone")
+            raise ValueError(
+                f"{show(f'[{names}]')} does not say what a second one would mean: write {show(names)} alone"
+            )
         raise ValueError(
             f"a list does not say whether any or all are needed: write `{{any: [{names}]}}` or `{{all: …}}`"
         )
@@ -252,7 +259,10 @@ _PLACE: Final[dict[str, Any]] = {
     ]
 }
 _HOSTS: Final[dict[str, Any]] = {
-    "anyOf": [{"const": EVERYWHERE_WORD}, {"type": "array", "items": _TEXT, "minItems": 1}],
+    "anyOf": [
+        {"const": EVERYWHERE_WORD},
+        {"type": "array", "items": _TEXT | {"not": {"const": EVERYWHERE_WORD}}, "minItems": 1},
+    ],
     "description": "exact names, `*.suffix`, `{label}.suffix`; or the word everywhere",
 }
 _AUTHORIZATION: Final[dict[str, Any]] = {
@@ -260,7 +270,7 @@ _AUTHORIZATION: Final[dict[str, Any]] = {
         {"enum": ["keep", "remove"]},
         {
             "type": "object",
-            "properties": {"replace": {"type": "string"}},
+            "properties": {"replace": _TEXT},
             "required": ["replace"],
             "additionalProperties": False,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ _MAX_UNIX_BYTES: Final = 107
 """What fits into ``sockaddr_un`` on Linux."""
 
 _MAX_PORT: Final = 65_535
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 def compile_server(part: ServerPart, folder: Path, problems: Problems) -> ServerSettings:
@@ -60,11 +62,11 @@ def check_address(text: str, *, unix: bool) -> None:
         path = text.removeprefix(_UNIX)
         if not unix:
             raise ValueError(f"{show(text)}: metrics and health need `host:port`")
-        if not path.startswith("/") or len(path.encode()) > _MAX_UNIX_BYTES:
+        if not path.startswith("/") or len(path.encode("utf-8", "surrogatepass")) > _MAX_UNIX_BYTES:
             raise ValueError(f"{show(text)}: write `unix:/path`, of at most {_MAX_UNIX_BYTES} bytes")
         return
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
+    if not colon or not _PORT.fullmatch(port) or int(port) > _MAX_PORT:
         raise ValueError(f"{show(text)} is no address: write `host:port`, such as `0.0.0.0:9001`")
     if host != "localhost" and not _is_address(host):
         raise ValueError(f"{show(text)}: write an ip address of this machine, `localhost`, or `0.0.0.0` for all")

@@ -21,6 +21,8 @@ MAX_FILE_BYTES: Final = 1_048_576
 
 SECRETS: Final = frozenset({"client_secret", "private_key", "secret"})
 _FROM_FILES: Final = SECRETS | {"jwks", "pem"}
+_PROVIDERS_PART: Final = 4
+"""How deep these stand: ``providers``, a name, ``keys`` or ``introspection``, and they. Elsewhere it is only a name."""
 _MAY_BE_NULL: Final[frozenset[Loc]] = frozenset({("server", "http")})
 _REFERENCE: Final = re.compile(r"\$\{(env|file):([^${}]+)\}")
 
@@ -53,8 +55,8 @@ class References:
 
     def resolve(self, value: Any, loc: Loc = ()) -> Any:
         """Return the value with every reference replaced; what cannot be is a problem, and None."""
-        key = loc[-1] if loc else ""
-        if key in SECRETS and loc[0] == "providers" and value is not None:
+        special = loc[-1] if len(loc) == _PROVIDERS_PART and loc[0] == "providers" else ""
+        if special in SECRETS and value is not None:
             return self._secret(value, loc)
         if isinstance(value, dict):
             return {key: self.resolve(item, (*loc, key)) for key, item in value.items()}
@@ -63,7 +65,7 @@ class References:
         if value is None and loc not in _MAY_BE_NULL:
             self._refuse(loc, "has no value: write one, or remove the key")
         elif isinstance(value, str) and "${" in value:
-            return self._text(value, loc, files=key in _FROM_FILES)
+            return self._text(value, loc, files=special in _FROM_FILES)
         return value
 
     def _secret(self, value: object, loc: Loc) -> Secret | None:

@@ -50,6 +50,8 @@ class _Part(BaseModel):
 class RequirePart(_Part):
     """What the principal must have; the keys are AND-ed."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
     roles: Roles = Field(None, description="realm roles, `client:role` for a client's")
     groups: Names = Field(None, description="groups; `staff/**` is staff and all below it")
     scopes: Names = Field(None, description="OAuth scopes")
@@ -92,6 +94,8 @@ class BranchPart(_Part):
 
 class AnswerPart(_Part):
     """How a rule words one kind of Deny."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     status: int | None = Field(None, description="3xx with a location, 4xx, or 503")
     location: Text | None = None

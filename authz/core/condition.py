@@ -101,6 +101,8 @@ def parse_condition(text: str) -> Condition:
         # The parser lists whatever could stand there instead: a dozen names of its own.
         first = first.partition(" expecting {")[0].replace("mismatched input '<EOF>'", "the expression ends too early")
         raise ValueError(f"not a valid expression: {first.strip()}") from None
+    except TypeError:
+        raise ValueError("not a valid expression: an unpaired surrogate") from None
     if program.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
         what = _with_article(program.return_type())
         raise ValueError(f"gives {what}, not true or false: compare it, as in `claims.tenant == host.tenant`")

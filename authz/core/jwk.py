@@ -258,8 +258,9 @@ def _parse_okp(member: Mapping[str, Any]) -> Ed25519PublicKey | Ed448PublicKey:
     name = member.get("crv")
     if not isinstance(name, str) or name not in _EDWARDS:
         raise ValueError(f"curve is {_word(name)}")
+    x = _octets(member, "x")
     try:
-        return _EDWARDS[name].from_public_bytes(_octets(member, "x"))
+        return _EDWARDS[name].from_public_bytes(x)
     except ValueError:
         raise ValueError("coordinate of the wrong length") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from urllib.parse import parse_qs
 import jwt as pyjwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jwt.types import Options
 
 from authz.clients.authenticate import Authenticator, token_digest
@@ -19,7 +22,7 @@ from authz.clients.evidence import EvidenceCache
 from authz.clients.probe import probe
 from authz.model import ClientAuth, Provider, ProviderError, Reason, Rejected, Secret, TokenUse
 from tests.clients.conftest import ISSUER, SECRET, Make, refused
-from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, http, json_answer, jwks
+from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, basic_of, fake_provider, http, json_answer, jwks
 
 TOKEN = "opaque-token-of-alice"
 
@@ -233,22 +236,25 @@ async def test_stale_evidence_only_where_the_operator_accepts_it(
     assert (await refused(lenient.authenticate(TOKEN)))[0] is Reason.PROVIDER_UNAVAILABLE
 
 
-async def test_questions_under_way_are_bounded(make: Make, idp: FakeProvider) -> None:
-    idp.delay_s = 0.05
-    under_way, most = 0, 0
+@pytest.mark.parametrize("max_concurrent", [1, 2, 5])
+async def test_questions_under_way_are_bounded(max_concurrent: int, make: Make, idp: FakeProvider) -> None:
+    """As many as are allowed are asked at once, and never one more; so many wait, and the rest is turned away."""
+    idp.delay_s = 0.02
+    shop = make(introspection={"max_concurrent": max_concurrent})
+    taken = max_concurrent * 16
+    found = await asyncio.gather(*(shop.authenticate(f"t{n}") for n in range(taken + 3)), return_exceptions=True)
+    reasons = Counter(its.reason for its in found if isinstance(its, Rejected | ProviderError))
+    assert reasons == {Reason.TOKEN_INACTIVE: taken, Reason.OVERLOADED: 3}
+    assert idp.count("/introspect") == taken
+    assert idp.most_under_way == max_concurrent
 
-    def answer(path: str, head: str, body: bytes) -> bytes:
-        del path, head, body
-        nonlocal under_way, most
-        most = max(most, under_way)
-        return json_answer({"active": False})
 
-    idp.answers["/introspect"] = answer
-    shop = make(introspection={"max_concurrent": 2})
-    found = await asyncio.gather(*(shop.authenticate(f"t{n}") for n in range(40)), return_exceptions=True)
-    reasons = [its.reason for its in found if isinstance(its, Rejected | ProviderError)]
-    assert reasons.count(Reason.OVERLOADED) == 40 - 2 * 16
-    assert reasons.count(Reason.TOKEN_INACTIVE) == 2 * 16
+@pytest.mark.parametrize("waiting", [15, 16])
+async def test_as_many_may_wait_as_are_allowed_and_no_more(waiting: int, make: Make, idp: FakeProvider) -> None:
+    idp.delay_s = 0.005
+    shop = make(introspection={"max_concurrent": 1})
+    found = await asyncio.gather(*(shop.authenticate(f"t{n}") for n in range(waiting)), return_exceptions=True)
+    assert {its.reason for its in found if isinstance(its, Rejected | ProviderError)} == {Reason.TOKEN_INACTIVE}
 
 
 async def test_a_token_of_three_segments_is_never_opaque(make: Make, idp: FakeProvider) -> None:
@@ -522,3 +528,62 @@ async def test_a_private_key_is_taken_apart_once(make: Make, active: dict[str, A
     assert secret.times == 1
     forms = [parse_qs(body.decode()) for path, _, body in idp.calls if path == "/introspect"]
     assert len({form["client_assertion"][0] for form in forms}) == 3, "each is of one use"
+
+
+async def test_every_cut_of_an_answer_and_junk_behind_it_is_the_providers_fault(
+    make: Make, active: dict[str, Any], idp: FakeProvider
+) -> None:
+    whole = json.dumps({"active": True, "iss": active["iss"]}).encode()
+    shop = make(introspection={"max_concurrent": 1})
+    for number, raw in enumerate([*(whole[:end] for end in range(len(whole))), whole + b"}", whole + whole]):
+        idp.answers["/introspect"] = http(200, raw)
+        assert (await refused(shop.authenticate(f"token-{number}")))[0] is Reason.PROVIDER_ANSWER, raw
+    idp.answers["/introspect"] = http(200, whole)
+    assert (await refused(shop.authenticate(TOKEN)))[0] is Reason.AUDIENCE_MISSING
+
+
+MEMBERS = st.sampled_from(
+    ["iss", "aud", "exp", "iat", "nbf", "sub", "scope", "client_id", "azp", "typ", "cnf", "roles"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+GOOD = {"active": True, "iss": ISSUER, "aud": "orders", "sub": "alice", "exp": 1_900_000_000}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    bodies=st.lists(
+        st.binary(max_size=60)
+        | VALUES.map(lambda value: json.dumps(value).encode())
+        | st.dictionaries(MEMBERS | st.just("active"), VALUES).map(lambda its: json.dumps(GOOD | its).encode()),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_only_a_verdict_or_the_providers_fault_comes_of_any_answer(shop: Provider, bodies: list[bytes]) -> None:
+    """An answer that is believed names our issuer and a time that is to come: nothing else may come out."""
+
+    async def ask() -> None:
+        clock = FakeClock()
+        async with fake_provider() as idp:
+            settings = replace(
+                shop.introspection or pytest.fail("asks nobody"), endpoint=f"{idp.url}/introspect", breaker_failures=99
+            )
+            provider = replace(shop, introspection=settings, digest=b"f" * 32)
+            cache = EvidenceCache(max_bytes=1 << 20, clock=clock.monotonic_s)
+            authenticator = Authenticator(provider, cache=cache, clock=clock, events=Events())
+            for number, body in enumerate(bodies):
+                idp.answers["/introspect"] = http(200, body)
+                try:
+                    evidence = await authenticator.authenticate(f"token-{number}")
+                except (Rejected, ProviderError):
+                    continue
+                assert evidence.principal.issuer == ISSUER
+                assert evidence.claims["active"] is True
+                assert evidence.expires_at_s > clock.now_s() - 30
+            await authenticator.close()
+
+    asyncio.run(ask())

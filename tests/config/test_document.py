@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.config.document import MAX_BYTES, MAX_DEPTH, parse_document
-from authz.curl import parse_curl
 from authz.model import ConfigError
 
 
@@ -77,5 +76,3 @@ def test_lines_are_those_of_the_keys() -> None:
 def test_only_config_errors_escape(text: str) -> None:
     with contextlib.suppress(ConfigError):
         value_of(text)
-    with contextlib.suppress(ValueError):
-        parse_curl(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -567,3 +568,41 @@ def test_a_preflight_that_passes_is_held_to_guards_that_need_nobody(
     except Rejected as rejected:
         decision = rejected.reason
     assert (decision if reason else isinstance(decision, Allow)) == (reason or True)
+
+
+HOPS = st.sampled_from(
+    [
+        "10.0.0.1",
+        "::1",
+        "::ffff:10.0.0.1",
+        "[::1]",
+        "10.0.0.1:80",
+        "unknown",
+        "",
+        " ",
+        "\t",
+        "fe80::1%eth0",
+        "1",
+        "010.0.0.1",
+    ]
+)
+
+
+@given(hops=st.text(max_size=40) | st.lists(HOPS, max_size=5).map(",".join), trusted=st.integers(1, 6))
+def test_nothing_escapes_from_forwarded_addresses_and_only_addresses_come_out(hops: str, trusted: int) -> None:
+    found = match_address(replace(request(), headers={"x-forwarded-for": hops}), trusted)
+    if found is not None:
+        assert str(ip_address(found)) == found
+        assert len(hops.split(",")) >= trusted
+
+
+def test_each_trusted_hop_is_counted_from_the_right() -> None:
+    """Just enough hops, one too few, and junk in the place that counts."""
+    asked = replace(request(), headers={"x-forwarded-for": "192.0.2.1, 10.0.0.2,\t10.0.0.3 "})
+    assert [match_address(asked, hops) for hops in range(5)] == ["192.0.2.1", "10.0.0.3", "10.0.0.2", "192.0.2.1", None]
+    for end in range(len("10.0.0.3")):
+        cut = replace(request(), headers={"x-forwarded-for": f"192.0.2.1,{'10.0.0.3'[:end]}"})
+        assert match_address(cut, 1) is None
+    for junk in (":80", "x", "%1", "/32", "\x0b", "\u2003"):
+        odd = replace(request(), headers={"x-forwarded-for": f"192.0.2.1,10.0.0.3{junk}"})
+        assert match_address(odd, 1) is None

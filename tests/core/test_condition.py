@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from authz.core.condition import MAX_EXPRESSION_CHARS, Facts, parse_condition
@@ -122,6 +123,7 @@ def test_only_what_is_named_is_handed_over(text: str, uses: dict[str, set[str] |
         ("other.x", "not a valid expression"),
         ("1 + 1", "not true or false"),
         ("'a'", "not true or false"),
+        ("'\ud800' == 'a'", "an unpaired surrogate"),
         ("true" + " " * MAX_EXPRESSION_CHARS, "longer than 4096"),
     ],
 )
@@ -145,3 +147,94 @@ def test_only_rejected_escapes(value: Any) -> None:
         ODD.check(facts)
     except Rejected as rejected:
         assert rejected.reason in {Reason.CONDITION_FALSE, Reason.CONDITION_ERROR}  # noqa: PT017 - either is an outcome
+
+
+CEL_PIECES = st.sampled_from(
+    [
+        *(
+            "claims",
+            ".sub",
+            "['a']",
+            "path",
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+            " == ",
+            " && ",
+            " || ",
+            "!",
+            "-",
+            "'a'",
+            '"',
+            "'",
+        ),
+        *(
+            "1",
+            "1.5",
+            "9999999999999999999",
+            "true",
+            "null",
+            "has(",
+            "size(",
+            ".all(x, ",
+            "x",
+            " in ",
+            " ? ",
+            " : ",
+            ",",
+        ),
+        *(
+            "\n",
+            "//",
+            "\\",
+            "\0",
+            "\ud800",
+            "\u00e4",
+            "dyn(",
+            "type(",
+            "duration('1s')",
+            "google.protobuf.Any{}",
+            "r'",
+            "b'",
+        ),
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=20) | st.lists(CEL_PIECES, max_size=8).map("".join))
+@example("(" * 300 + ")" * 300)
+@example("!" * 4_000 + "true")
+@example("a" * MAX_EXPRESSION_CHARS)
+@example("[" * 2_000)
+@example("claims.x" + ".x" * 2_000 + " == 1")
+def test_only_a_value_error_escapes_from_a_text_and_only_rejected_from_what_it_makes(text: str) -> None:
+    try:
+        condition = parse_condition(text)
+    except ValueError as error:
+        told = str(error)
+    else:
+        with contextlib.suppress(Rejected):
+            condition.check(FACTS)
+        return
+    assert told
+    assert "\n" not in told
+
+
+def test_an_expression_that_is_cut_anywhere_is_refused_or_stands_alone() -> None:
+    text = "claims.sub == path.user && has(claims.n)"
+    read = set()
+    for end in range(len(text)):
+        with contextlib.suppress(ValueError):
+            parse_condition(text[:end])
+            read.add(text[:end].rstrip())
+    assert read == {
+        *("claims.s", "claims.su", "claims.sub", "claims.sub == path"),
+        *(f"claims.sub == path.{'user'[:end]}" for end in range(1, 5)),
+    }
+    for junk in (")", " &&", " true", "'", "]", "\0", " == ", "}", "%"):
+        with pytest.raises(ValueError, match="not a valid expression"):
+            parse_condition(text + junk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import pytest
@@ -169,3 +170,62 @@ def test_values_with_marks_apart_differ(one: str, other: str) -> None:
             for its, subject in ((A, one), (B, other))
         ]
         assert None in values or values[0] != values[1]
+
+
+PARSERS: list[Callable[[str], object]] = [parse_header_name, parse_header_value, parse_identity_name, parse_template]
+TEMPLATE_PIECES = st.sampled_from(
+    [
+        "{",
+        "}",
+        "{{",
+        "}}",
+        "{sub}",
+        "{claims.a}",
+        '{claims.["a.b"]}',
+        "{claims.}",
+        "{}",
+        "x-user",
+        " ",
+        "\n",
+        "\u00e4",
+        "_",
+    ]
+)
+
+
+@pytest.mark.parametrize("parse", PARSERS, ids=lambda its: its.__name__)
+@given(text=st.text(max_size=20) | st.lists(TEMPLATE_PIECES, max_size=8).map("".join))
+def test_only_a_value_error_escapes(parse: Callable[[str], object], text: str) -> None:
+    try:
+        parse(text)
+    except ValueError as error:
+        told = str(error)
+    else:
+        assert text.isascii()
+        assert text.isprintable()
+        return
+    assert "`" in told
+
+
+@given(st.lists(TEMPLATE_PIECES, max_size=8).map("".join))
+def test_what_a_template_gives_is_safe_to_send(text: str) -> None:
+    try:
+        template = parse_template(text)
+    except ValueError:
+        return
+    value = render_template(template, principal(claims={"a": "\r\nx: y", "a.b": ["\u00e4", 1]}))
+    assert value is None or (value.isascii() and value.isprintable())
+
+
+def test_a_cut_template_is_whole_or_refused_and_junk_behind_it_is_told() -> None:
+    text = '{provider}:{claims.["a.b"]}'
+    read = {"", "{provider}", "{provider}:"}
+    for end in range(len(text)):
+        if text[:end] in read - {""}:
+            assert parse_template(text[:end]).slots == {"provider"}
+        else:
+            with pytest.raises(ValueError, match=r"has a lone `\{`|an empty template"):
+                parse_template(text[:end])
+    for junk in ("{", "}", "\n", "\u00e4", " ", "{}"):
+        with pytest.raises(ValueError, match="`"):
+            parse_template(text + junk)

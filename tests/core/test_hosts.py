@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authz.core.hosts import HostKind, broader_patterns, covers, index_hosts, parse_host_pattern
 
@@ -99,3 +103,32 @@ def test_an_index_of_exact_names_only() -> None:
 def test_what_covers_every_host_of_a_pattern(text: str, broader: list[str]) -> None:
     expected = [parse_host_pattern(its).key for its in broader]
     assert list(broader_patterns(parse_host_pattern(text))) == expected
+
+
+@given(
+    st.text(max_size=20)
+    | st.text(alphabet="*{}[]:.a-_x1\u00e4", max_size=12)
+    | st.from_regex(r"\A(\*|\{\w*\})?\.?[\w.-]*\Z")
+)
+def test_only_a_value_error_escapes_and_what_is_read_is_read_again_alike(text: str) -> None:
+    try:
+        pattern = parse_host_pattern(text)
+    except ValueError as error:
+        told = str(error)
+    else:
+        name = str(pattern)
+        again = f"[{name}]" if ":" in name else name
+        assert parse_host_pattern(again) == pattern
+        return
+    assert told.startswith("`")
+
+
+@pytest.mark.parametrize("text", ["{tenant}.shop.example.com", "*.shop.example.com", "[2001:db8::1]", "everywhere"])
+def test_a_cut_pattern_or_junk_behind_it_is_never_broader(text: str) -> None:
+    whole = parse_host_pattern(text)
+    for cut in (text[:end] for end in range(len(text))):
+        with contextlib.suppress(ValueError):
+            assert parse_host_pattern(cut).kind <= whole.kind
+    for junk in ("/", " ", "\n", "\0", ":80", "*", "{", "}", "]", "%2e", "?", "#", "@", ","):
+        with pytest.raises(ValueError, match="`"):
+            parse_host_pattern(text + junk)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authz.core.trie import (
     ANY_SEGMENT,
@@ -148,3 +150,56 @@ def test_the_search_is_bounded_by_the_shape_and_not_by_the_number() -> None:
     assert count_visits(trie(*(f"/a/p{n}/x" for n in range(10_000)))) == 4
     forked = trie(*("/" + "/".join("a" if n >> bit & 1 else f"{{x{bit}}}" for bit in range(6)) for n in range(64)))
     assert count_visits(forked) == 2**7 - 1
+
+
+PATTERN_PIECES = st.sampled_from(
+    [
+        "/",
+        "a",
+        "{x}",
+        "{y}",
+        "**",
+        "*",
+        "{",
+        "}",
+        ".",
+        "..",
+        "%2f",
+        "?",
+        "#",
+        "\\",
+        " ",
+        "\u00e4",
+        "\u2028",
+        "\0",
+        "{1}",
+    ]
+)
+
+
+@given(st.text(max_size=20) | st.lists(PATTERN_PIECES, max_size=10).map("".join))
+def test_only_a_value_error_escapes_and_a_pattern_matches_its_own_sample(text: str) -> None:
+    try:
+        pattern = parse_path_pattern(text)
+    except ValueError as error:
+        told = str(error)
+    else:
+        root = trie(text)
+        assert match_path(root, pattern.sample()) == text
+        assert all(part is None or part for part in pattern.shape)
+        return
+    assert told.startswith(("`", "'`"))
+
+
+def test_a_cut_pattern_is_refused_or_is_another_and_junk_behind_it_is_told() -> None:
+    text = "/orders/{order}/items/**"
+    for end in range(len(text)):
+        try:
+            pattern = parse_path_pattern(text[:end])
+        except ValueError:
+            continue
+        assert not pattern.deep
+        assert pattern.key != parse_path_pattern(text).key
+    for junk in ("/x", "?", "#", "%", "\\", "*", "\n", "\0", "{", "x"):
+        with pytest.raises(ValueError, match="`"):
+            parse_path_pattern(text + junk)
