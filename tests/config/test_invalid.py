@@ -58,7 +58,7 @@ def test_the_corpora_are_there() -> None:
 
 MODULES = [
     *Path(str(config.__file__)).parent.glob("*.py"),
-    *(Path(its.__file__) for its in (condition, headers, hosts, trie)),
+    *(Path(str(its.__file__)) for its in (condition, headers, hosts, trie)),
 ]
 TOLD_ELSEWHERE = {
     "cannot be read: ": "a file that is not there is none of a folder of files: test_load.py",
