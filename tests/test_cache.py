@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.cache import ENTRY_BYTES, CacheStats, SingleFlight, TimedCache, size_of_json
@@ -84,6 +84,7 @@ def test_what_is_too_old_makes_room_before_anything_else_goes(clock: FakeClock) 
     assert held(cache, *KEYS) == [KEYS[0], KEYS[2]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 3_000), st.integers(0, 5)), max_size=40))
 def test_the_bound_holds_whatever_is_put_in(puts: list[tuple[bytes, int, int]]) -> None:
     clock = FakeClock()

@@ -87,6 +87,31 @@ def test_the_table_of_standards_names_what_exists() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_the_table_of_standards_has_every_rfc_that_the_code_cites() -> None:
+    """Each in a row of its own or with its neighbour, beside a module that goes by it."""
+    standards = r"RFC \d+|IDNA 2008|OpenID Connect Discovery"
+    rows = [line for line in (ROOT / "docs/standards.md").read_text().splitlines() if line.startswith("| ")]
+    listed = {name: row for row in rows for name in re.findall(standards, row)}
+    for path in ROOT.glob("authz/**/*.py"):
+        if "pb" in path.parts:
+            continue
+        for name in re.findall(standards, path.read_text().replace("\n", " ")):
+            assert name in listed, f"{path.name} cites {name}"
+    assert len(listed) > 25
+
+
+def test_the_glossary_has_every_word_once() -> None:
+    text = (ROOT / "docs/glossary.md").read_text()
+    words = [
+        word.strip(" `") for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)[1:] for word in row.split(",")
+    ]
+    assert len(set(words)) == len(words)
+    nouns = (
+        "place issuer preset introspection capture ambiguity accept snapshot evidence reason decision rule guard policy"
+    )
+    assert set(nouns.split()) <= set(words)
+
+
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text()
     for name in main.commands:

@@ -119,7 +119,7 @@ VALUES = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     raw=st.binary(max_size=60)
     | st.dictionaries(st.sampled_from(["source", "fetched_s", "jwks"]), VALUES | st.just(JWKS)).map(
@@ -131,7 +131,7 @@ def test_only_a_value_error_escapes(raw: bytes, file: KeyFile) -> None:
     assert str(read(file)).startswith(f"`{file.path}` is ")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES | st.integers(-(10**20), 10**20), name=st.sampled_from(["source", "fetched_s", "jwks"]))
 def test_one_odd_member_gives_no_keys_but_those_of_another_time(value: object, name: str, file: KeyFile) -> None:
     put(file, json.dumps(good(file, **{name: value})).encode())
