@@ -105,9 +105,9 @@ def decide(rules: dict[str, Any], raw: bytes) -> Decision:
 
 ANSWERS: list[dict[str, Any]] = [
     {"status": 302, "location": "https://login.example/?from=a"},
-    {"status": 399, "location": "/"},
+    {"status": 307, "location": "/"},
     {"status": 404},
-    {"status": 499, "body": "no"},
+    {"status": 429, "body": "no"},
     {"status": 503},
     {"body": "<p>no</p>", "content_type": "text/html"},
     {"headers": {"www-authenticate": "Basic", "cache-control": "private", "x-new": "1"}},

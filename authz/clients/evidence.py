@@ -70,6 +70,7 @@ class EvidenceCache:
     def refuse(self, digest: bytes, refused: Refused, *, keep_s: float) -> None:
         """Remember a refusal for some seconds, in the place of any evidence."""
         self._entries.discard(digest)
+        self._refused.discard(digest)
         if keep_s > 0:
             self._refused.put(digest, refused, size=len(refused.detail), keep_s=keep_s)
 

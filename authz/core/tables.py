@@ -61,7 +61,7 @@ def build_tables(
         if next_key is None and relation is not None:
             text = "no broader host pattern has rules, so there is nothing to extend or replace: remove the entry"
             problems.append(ConfigProblem(message=text, path=_host_path(key), line=lines.get(key, 0)))
-        elif next_key is not None and relation is None and patterns[key].kind is HostKind.EXACT:
+        elif next_key is not None and relation is None:
             problems.append(_hides(patterns[key], own[key], patterns[next_key], own[next_key]))
         elif next_key is not None and relation is Relation.EXTENDS:
             extended = merged[next_key]

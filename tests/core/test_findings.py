@@ -74,7 +74,11 @@ def test_what_others_judge_on_some_paths_or_hosts_only_is_reached() -> None:
     assert findings(rule("a", "[a.example]", "/{a}", GET), rule("b", "[a.example]", "/**", GET)) == []
     assert findings(rule("a", "[a.example]", "/x/{a}/**"), rule("b", "[a.example]", "/x/**")) == []
     assert findings(rule("a", "[a.example]", "/x"), rule("b", "[a.example]", "/x/**")) == []
-    told = findings(rule("one", "['*.example']", "/x"), rule("two", "['{t}.example']", "/x"))
+    told = findings(
+        rule("one", "['*.example']", "/x"),
+        rule("two", "['{t}.example']", "/x"),
+        after="hosts: {'{t}.example': replaces}\n",
+    )
     assert not [its for its in told if "reached" in its]
 
 
@@ -130,10 +134,12 @@ def test_rules_that_a_narrower_host_pattern_hides_are_told() -> None:
         rule("deep", "['*.b.example']", "/x"),
         rule("exact", "[a.b.example]", "/x"),
     )
-    hosts = "hosts: {a.b.example: replaces}\n"
+    hosts = "hosts: {a.b.example: replaces, '*.b.example': replaces, '{t}.example': replaces}\n"
     how = "whose own rules come first: `extends` under `hosts:` lets both compete by path"
     assert findings(*rules, after=hosts) == [f"broad: does not hold on `*.b.example`, `{{t}}.example`, {how}"]
-    extended = hosts.replace("}", ", '*.b.example': extends, '{t}.example': extends}")
+    extended = hosts.replace(
+        "'*.b.example': replaces, '{t}.example': replaces", "'*.b.example': extends, '{t}.example': extends"
+    )
     assert findings(*(its.replace("/x", "/y") if "deep" in its else its for its in rules), after=extended) == [
         f"broad: does not hold on `{{t}}.example`, {how}"
     ]

@@ -32,7 +32,11 @@ HOSTS = "rules:\n" + "".join(
         rule("exact", "[a.shop.example.com]", "/x/y"),
     )
 )
-RELATIONS = "hosts: {a.shop.example.com: replaces}\n"
+RELATIONS = """hosts:
+  a.shop.example.com: replaces
+  "*.shop.example.com": replaces
+  "{t}.shop.example.com": replaces
+"""
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_a_sample_is_what_the_fewest_patterns_match() -> None:
     sample = parse_path_pattern("/a/{x}/c/**").sample
     assert sample == ("a", ANY_SEGMENT, "c")
     assert list(match_all_paths(root, sample)) == ["/a/{x}/c/**", "/a/**", "/{y}/{x}/**"]
-    with pytest.raises(ValueError, match="whole segments"):
+    with pytest.raises(ValueError, match=r"whole segments|is no pattern"):
         parse_path_pattern(f"/{ANY_SEGMENT}")
 
 
@@ -185,7 +185,7 @@ def test_only_a_value_error_escapes_and_a_pattern_matches_its_own_sample(text: s
         told = str(error)
     else:
         root = trie(text)
-        assert match_path(root, pattern.sample()) == text
+        assert match_path(root, pattern.sample) == text
         assert all(part is None or part for part in pattern.shape)
         return
     assert told.startswith(("`", "'`"))
