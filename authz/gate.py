@@ -15,7 +15,7 @@ from typing import Protocol
 
 from authz.clients.authenticate import Authenticator, token_digest
 from authz.core.answers import Refusal, render_deny
-from authz.core.authorize import NOBODY_ASKS, Proof, authorize, decide_preflight, match_asked_method
+from authz.core.authorize import NOBODY_ASKS, Proof, authorize, decide_preflight, match_asked_method, new_proof
 from authz.core.cors import Cors
 from authz.core.credentials import match_bearer, match_credential
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt
@@ -164,7 +164,7 @@ class Gate:
             authenticator = snapshot.authenticators[branch.provider]
             known = authenticator.match_evidence(token_digest(authenticator.provider, credential.token), now_s)
             if known is not None:
-                return Proof(branch=branch, credential=credential, principal=known.principal)
+                return new_proof(branch=branch, credential=credential, principal=known.principal)
         return None
 
     async def _finish(

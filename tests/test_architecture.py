@@ -17,7 +17,7 @@ import authz
 
 ROOT = Path(authz.__file__).parent
 RINGS = (
-    ("authz.pb", "authz.model"),
+    ("authz.pb", "authz.model", "authz.quick"),
     ("authz.core", "authz.reasons"),
     ("authz.lines",),
     ("authz.cache", "authz.observe"),

@@ -33,6 +33,7 @@ from authz.model import (
     Request,
     SharedEdits,
 )
+from authz.quick import quick
 
 MAX_DERIVED: Final = 8
 """Kept for one principal: a policy has as many outfits as ways to treat headers, nearly always one."""
@@ -49,6 +50,10 @@ class Proof:
 
 NOBODY_ASKS: Final = Proof()
 
+new_proof: Final = quick(Proof)
+_new_facts: Final = quick(Facts)
+_new_allow: Final = quick(Allow)
+
 
 def authorize(policy: Policy, match: Match, request: Request, proof: Proof, *, cors: Cors | None = None) -> Decision:
     """Decide: the guards, the rule's tests, then the headers."""
@@ -64,7 +69,7 @@ def authorize(policy: Policy, match: Match, request: Request, proof: Proof, *, c
         guard = ""
         if branch is not None and principal is not None:
             tests = branch.tests
-            facts = Facts(request=request, principal=principal, host=match.host, path=match.path, address=address)
+            facts = _new_facts(request=request, principal=principal, host=match.host, path=match.path, address=address)
             check_tests(tests, facts)
         upstream = _render_upstream(match, request, proof)
     except Rejected as rejected:
@@ -78,7 +83,7 @@ def authorize(policy: Policy, match: Match, request: Request, proof: Proof, *, c
     downstream = match.rule.response_headers
     if cors is not None and cors.answer and "origin" in request.headers:
         downstream = (*downstream, *render_cors(cors, request))
-    return Allow(
+    return _new_allow(
         rule=match.rule.name,
         principal=principal,
         upstream=upstream,

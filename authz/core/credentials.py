@@ -16,6 +16,7 @@ from urllib.parse import unquote, unquote_plus
 
 from authz.core.jwt import MAX_TOKEN_BYTES
 from authz.model import Credential, CredentialPlace, PlaceKind, Reason, Rejected, Request
+from authz.quick import quick
 
 MAX_AUTHORIZATION_BYTES: Final = len("Bearer ") + MAX_TOKEN_BYTES
 
@@ -27,6 +28,8 @@ _SCHEME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _CREDENTIALS: Final = re.compile(rf"{_SCHEME.pattern} +[^ =].*", re.DOTALL)
 """A scheme and something that is no ``=``: tells credentials from a parameter of the credentials before."""
+
+_new_credential: Final = quick(Credential)
 
 AUTHORIZATION: Final = CredentialPlace(kind=PlaceKind.AUTHORIZATION)
 _ONLY_AUTHORIZATION: Final = (AUTHORIZATION,)
@@ -65,7 +68,7 @@ def match_bearer(request: Request, places: tuple[CredentialPlace, ...]) -> Crede
     value = request.headers.get("authorization", "")
     if value[:7] != "Bearer " or len(value) > MAX_AUTHORIZATION_BYTES:
         return None
-    return Credential(token=value[7:], place=AUTHORIZATION)
+    return _new_credential(token=value[7:], place=AUTHORIZATION)
 
 
 def match_credential(request: Request, places: tuple[CredentialPlace, ...]) -> Credential | None:

@@ -30,6 +30,7 @@ from authz.model import (
     Rejected,
     Target,
 )
+from authz.quick import quick
 
 NO_CAPTURES: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -164,7 +165,7 @@ class Covering:
     path: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """The rule that judges a request, and what its patterns captured, worked out where it is asked for."""
 
@@ -183,6 +184,9 @@ class Match:
     def path(self) -> Mapping[str, str]:
         """What the path pattern captured."""
         return _capture_path(self.entry.path, self.segments)
+
+
+_new_match: Final = quick(Match)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +219,7 @@ def match_rule(policy: Policy, host: Host, target: Target, method: str) -> Match
     if entry is None:
         known = ", ".join(sorted(methods.named))
         raise Rejected(Reason.METHOD_NOT_COVERED, f"the most specific rules of this path are for {known}")
-    return Match(entry.rule, table, entry, host.name, target.segments)
+    return _new_match(rule=entry.rule, table=table, entry=entry, name=host.name, segments=target.segments)
 
 
 def match_guards(policy: Policy, host: Host, target: Target) -> tuple[Covering, ...]:

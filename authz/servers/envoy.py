@@ -32,6 +32,7 @@ from authz.model import (
 )
 from authz.pb.envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, HeaderValueOption
 from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse, OkHttpResponse
+from authz.quick import quick
 
 _RPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 429: 8, 500: 13, 503: 14}
 """``google.rpc.Code`` by HTTP status. Envoy only looks whether it is 0; people read it in grpcurl's output."""
@@ -39,6 +40,8 @@ _RPC_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 429: 8, 500: 13, 503: 14}
 _PERMISSION_DENIED: Final = 7
 
 NOT_REPEATED: Final[frozenset[str]] = frozenset()
+
+_new_request: Final = quick(Request)
 
 # The numbers of the fields in Envoy's protos: a test compares them with the descriptors.
 _STATUS, _OK_RESPONSE, _METADATA = (b"\x0a", b"\x1a", b"\x22")
@@ -75,7 +78,7 @@ def parse_check(raw: bytes) -> Request:
         seen = _lower_names(seen)
     _check_told_twice(seen, method, path, host)
     source, context = attributes.source, attributes.context_extensions
-    return Request(
+    return _new_request(
         method=parse_method(method),
         host=parse_host(host),
         target=parse_target(path, method=method),
