@@ -244,7 +244,7 @@ def fold(name: str) -> str:
 # --- the properties ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(case=CASES, raw=st.booleans())
 def test_every_answer(case: tuple[dict[str, Any], Asked], *, raw: bool) -> None:
     """Invariants IDENTITY-HEADERS-ARE-OURS, ONE-CONSTRUCTOR and, on the wire, NO-RAW-TOKENS."""

@@ -553,7 +553,7 @@ VALUES = st.recursive(
 GOOD = {"active": True, "iss": ISSUER, "aud": "orders", "sub": "alice", "exp": 1_900_000_000}
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     bodies=st.lists(
         st.binary(max_size=60)

@@ -67,8 +67,8 @@ ODD_VALUES: list[Any] = [
 ]
 
 
-STRIDE = 8
-"""Every value in every place takes a minute: two shares of eight are tried."""
+STRIDE = 32
+"""Every value in every place takes a minute: one share of 32 is tried, and others at random below."""
 
 JWKS = {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}
 
@@ -285,11 +285,10 @@ def replaced(document: dict[str, Any], loc: tuple[Any, ...], odd: Any) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
-@pytest.mark.parametrize("turn", range(2))
-def test_only_a_config_error_escapes_where_one_value_is_odd(turn: int, everything: dict[str, Any]) -> None:
+def test_only_a_config_error_escapes_where_one_value_is_odd(everything: dict[str, Any]) -> None:
     """Each place gets its share of the odd values, each value its share of the places."""
     for at, (loc, value) in enumerate(places(everything)):
-        for odd in ODD_VALUES[(at + turn) % STRIDE :: STRIDE]:
+        for odd in ODD_VALUES[at % STRIDE :: STRIDE]:
             if value != odd:
                 compiled(replaced(everything, loc, odd))
 

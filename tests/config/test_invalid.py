@@ -156,12 +156,15 @@ BEYOND_SCHEMA: dict[str, str] = {
 """What a JSON Schema cannot know. All else is about shape: an unknown key, a wrong type, a missing key, a bad word."""
 
 
+VALIDATOR = jsonschema.Draft202012Validator(json_schema())
+
+
 def is_refused_by_schema(file: Path) -> bool:
     try:
         value = parse_document(file.read_text(encoding="utf-8"), file=str(file)).value
     except (ConfigError, UnicodeDecodeError):
         return False
-    return not jsonschema.Draft202012Validator(json_schema()).is_valid(value)
+    return not VALIDATOR.is_valid(value)
 
 
 def test_a_fault_of_shape_is_seen_by_editors_too() -> None:

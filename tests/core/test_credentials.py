@@ -164,8 +164,8 @@ def test_token_cookies_never_reach_the_upstream(cookie: str, left: str | None) -
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("noise", [" ", '"', "\t", "=", "\u3000", ";", ",", "%", "+", "&"])
 def test_no_value_takes_time_squared(noise: str) -> None:
-    """A million characters of what is stripped, split or decoded: milliseconds, or else hours."""
-    long = noise * 1_000_000
+    """A hundred thousand characters of what is stripped, split or decoded: milliseconds, or else minutes."""
+    long = noise * 100_000
     places = (CredentialPlace(kind=PlaceKind.COOKIE, name="s"), CredentialPlace(kind=PlaceKind.QUERY, name="s"))
     for text in (f"a{long}b=1", f"{long}s=1", f"s{long}=1"):
         strip_cookies(text, frozenset({"s"}))
