@@ -1,209 +1,182 @@
-"""What a check costs: CPU time, rate and p99 on one pinned core, beside a server that does nothing, in one run.
+"""What a check costs, side by side in one run: CPU time of each server's process tree on one pinned core.
 
-The server under test has core 0 for itself, the caller the rest. Rounds alternate between the servers, so that a noisy
-machine is noisy for both; read the ratios, not the microseconds.
+Rounds go from server to server and begin anew, so that a noisy machine is noisy for all; read the ratios, not the
+microseconds. The caller has the other cores. See README.md for how to read the tables and how to add a peer.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import quantiles
+from statistics import median
+from typing import Final
 
-import grpc
+from fleet import Fleet, make_fleet
+from load import Body, Load, Result, play
+from report import Report, Row
 from rich.console import Console
-from rich.table import Table
+from servers import Server
+from world import CHECK, LARGE, SMALL, Size, World, ZipfTokens, cycle, is_allow, repeat
 
-from authz.demo.idp import DemoProvider
-from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-from authz.servers.http import HttpServer
-
-SERVER_CORE = 0
-CALLERS = 32
-ROUND_S = 1.0
-ROUNDS = 3
-FRESH = 6_000
-HERE = Path(__file__).parent
-CHECK = "/envoy.service.auth.v3.Authorization/Check"
-RULES = """
-version: 1
-providers:
-  demo:
-    preset: keycloak
-    issuer: ${env:ISSUER}
-    audiences: [orders-api]
-    introspection: {client_id: orders-api, client_secret: "${env:SECRET}", cache: 1h}
-identity_headers: {x-user: "{sub}", x-roles: "{roles}"}
-rules:
-"""
+SERVER_CORE: Final = 0
+TOKENS: Final = 10_000
+CLOSED: Final = Load(connections=8, in_flight=64, seconds=2.0)
+RATE: Final = 1_000.0
+WARM_S: Final = 0.5
 
 
-@dataclass(slots=True)
-class Target:
-    """One server process, with what was measured of it."""
+class Bench:
+    """One run: the world, the fleet of servers, and what was measured."""
 
-    name: str
-    port: int
-    process: subprocess.Popen[bytes]
-    cpu_us: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
-    latency_us: list[float] = field(default_factory=list)
+    def __init__(self, world: World, *, rounds: int, seconds: float, tokens: int, console: Console) -> None:
+        self.world = world
+        self.rounds = rounds
+        self.seconds = seconds
+        self.tokens = tokens
+        self.console = console
+        self.report = Report()
 
-    def cpu_s(self) -> float:
-        """Return the CPU time spent so far, in seconds."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    async def measure(
+        self, what: str, servers: Sequence[Server], load: Load, bodies: Callable[[Server], Callable[[], Body]],
+        *, good: Callable[[bytes], bool] = is_allow,
+    ) -> None:  # fmt: skip
+        """Play rounds against each server in turn, and note what each call cost."""
+        rows = {its.name: Row(what=what, server=its.name, load=str(load)) for its in servers}
+        given = {its.name: bodies(its) for its in servers}
+        for number in range(self.rounds):
+            for its in servers:
+                self.console.print(f"{what}, {load}: {its.name}, round {number + 1} of {self.rounds}", style="dim")
+                result, cpu_s = await self.play(its, load, given[its.name], good)
+                rows[its.name].add(result, cpu_s)
+        self.report.rows.extend(rows.values())
+
+    async def play(
+        self, server: Server, load: Load, bodies: Callable[[], Body], good: Callable[[bytes], bool]
+    ) -> tuple[Result, float]:
+        """Play one round, and return it with the CPU time that the server spent."""
+        before = server.cpu_s()
+        result = await play(server.port, load, bodies, good, path=CHECK)
+        return result, server.cpu_s() - before
+
+    def load(self, kind: str) -> Load:
+        """Return one of the three loads."""
+        if kind == "closed":
+            return Load(connections=8, in_flight=64, seconds=self.seconds)
+        return Load(connections=int(kind), rate=RATE, seconds=self.seconds)
+
+    async def zipf(self, fleet: Fleet, size: Size) -> None:
+        """Tokens as in service: few are seen often, most seldom, and some are always new."""
+        count = self.tokens
+        self.console.print(f"signing {count} tokens …", style="dim")
+        bodies = [self.world.body(size, self.world.token(size)) for _ in range(count)]
+        for its in fleet.all:
+            everyone = iter(list(bodies))
+            await self.play(
+                its,
+                Load(connections=1, in_flight=0, rate=4_000, seconds=count / 4_000),
+                lambda: next(everyone),
+                is_allow,
+            )  # noqa: B023, E501 - played at once
+
+        def source(server: Server) -> Callable[[], Body]:
+            del server
+            fresh = [self.world.body(size, self.world.token(size)) for _ in range(max(50, count // 60))]
+            return ZipfTokens(list(bodies), fresh)
+
+        for kind in ("closed", "2", "64"):
+            await self.measure(f"Zipf over {count:,} tokens, {size.name}", fleet.all, self.load(kind), source)
+
+    async def one_token(self, fleet: Fleet, size: Size) -> None:
+        """One token again and again: the shortest way through each server."""
+        body = self.world.body(size, self.world.token(size))
+        await self.measure(f"one token, {size.name}", fleet.all, self.load("closed"), lambda _: repeat(body))
+
+    async def fresh(self, fleet: Fleet, size: Size) -> None:
+        """Every token new: a signature is verified for each check."""
+        need = int(self.rounds * self.seconds * 12_000 * 0.4)
+        self.console.print(f"signing {need} tokens …", style="dim")
+        bodies = [self.world.body(size, self.world.token(size)) for _ in range(need)]
+        load = Load(connections=2, rate=need / self.rounds / self.seconds * 0.35, seconds=self.seconds)
+        servers = [its for its in fleet.all if its not in fleet.nothing]
+        await self.measure(f"every token new (RS256), {size.name}", servers, load, lambda _: cycle(list(bodies)))
+
+    async def deny(self, fleet: Fleet) -> None:
+        """No token: refused without a look at anything else."""
+        body = self.world.body(SMALL, "").replace(b"Bearer ", b"Basic_ ")
+        await self.measure(
+            "deny without a token", fleet.ours, self.load("closed"), lambda _: repeat(body), good=is_deny
+        )
+
+    async def opaque(self, fleet: Fleet) -> None:
+        """An opaque token that its provider was asked about before."""
+        body = self.world.body(SMALL, "opaque-token-of-the-bench")
+        await self.measure("opaque token proved before", fleet.ours, self.load("closed"), lambda _: repeat(body))
+
+
+def is_deny(message: bytes) -> bool:
+    """Say whether an answer turns the request away."""
+    return not is_allow(message)
+
+
+async def run(options: argparse.Namespace, console: Console) -> Report:
+    """Run everything that was asked for."""
+    world = World()
+    await world.start()
+    with tempfile.TemporaryDirectory(prefix="authz-bench-") as name:
+        bench = Bench(world, rounds=options.rounds, seconds=options.seconds, tokens=options.tokens, console=console)
+        try:
+            async with make_fleet(world, Path(name), core=SERVER_CORE, rules=10, console=console) as fleet:
+                bench.report.servers = fleet.describe()
+                for size in (SMALL, LARGE):
+                    await bench.zipf(fleet, size)
+                await bench.one_token(fleet, SMALL)
+                await bench.fresh(fleet, SMALL)
+                await bench.deny(fleet)
+                await bench.opaque(fleet)
+                bench.report.memory = {its.name: its.pss_bytes() for its in fleet.all}
+                bench.report.ready_s = {its.name: its.ready_s for its in fleet.ours}
+            async with make_fleet(
+                world, Path(name), core=SERVER_CORE, rules=10_000, console=console, peers=False
+            ) as many:
+                bench.report.ready_many_s = {its.name: its.ready_s for its in many.ours}
+                body = world.body(SMALL, world.token(SMALL))
+                what = f"one token, {SMALL.name}, 10,000 rules"
+                await bench.measure(what, many.all, bench.load("closed"), lambda _: repeat(body))
+        finally:
+            await world.stop()
+    return bench.report
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, and write the report where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one round")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--quick", action="store_true", help="one short round, a thousand tokens")
+    parser.add_argument("--write", type=Path, help="folder to write the table and the plot to")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds, options.tokens = 1, 1.0, 1_000
     cores = os.sched_getaffinity(0)
     if len(cores) > 1:
         os.sched_setaffinity(0, cores - {SERVER_CORE})
-    asyncio.run(measure(Console(width=None if sys.stdout.isatty() else 110)))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    report = asyncio.run(run(options, console))
+    report.show(console)
+    if options.write is not None:
+        report.write(options.write)
+        console.print(f"written to {options.write}")
 
 
-async def measure(console: Console) -> None:
-    """Run every scenario with 10 and with 10,000 rules."""
-    provider = DemoProvider()
-    idp = HttpServer(provider.app, "127.0.0.1:0")
-    await idp.start()
-    provider.serve_at(idp.port)
-    table = Table("check", "rules", "cpu µs", "of nothing", "checks/s", "p99 µs", title="one core, one run")
-    for rules in (10, 10_000):
-        with tempfile.TemporaryDirectory() as folder:
-            targets = start(provider, rules, Path(folder))
-            try:
-                for its in targets:
-                    await until_answered(its.port)
-                for name, requests in scenarios(provider, rules):
-                    console.print(f"measuring: {name}, {rules} rules …", style="dim")
-                    nothing, authz = targets
-                    for its in targets:
-                        its.cpu_us, its.rate, its.latency_us = [], [], []
-                    await play(authz, requests, 0.3)
-                    authz.cpu_us, authz.rate, authz.latency_us = [], [], []
-                    for _ in range(ROUNDS):
-                        for its in (nothing, authz):
-                            await play(its, requests, ROUND_S)
-                    if rules == 10 and name == "cached jwt":
-                        add(table, "nothing", "", nothing, nothing)
-                    add(table, name, f"{rules:,}", authz, nothing)
-            finally:
-                for its in targets:
-                    its.process.kill()
-                    its.process.wait()
-    await idp.stop()
-    console.print(table)
-
-
-def scenarios(provider: DemoProvider, rules: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yield each kind of check with what makes its requests."""
-    path = f"/p{rules // 2}/x"
-    alice = provider.claims("alice", lifetime_s=3_600)
-    jwt, opaque = request(path, provider.mint(alice)), request(path, provider.mint_opaque(alice))
-    yield "cached jwt", lambda: jwt
-    yield "cached opaque", lambda: opaque
-    denied = request(path, "")
-    yield "deny", lambda: denied
-    fresh = [request(path, provider.mint(alice | {"jti": str(n)})) for n in range(FRESH)]
-    numbers = count()
-    yield "fresh jwt", lambda: fresh[next(numbers) % FRESH]
-
-
-def request(path: str, token: str) -> bytes:
-    """Return a serialized CheckRequest such as Envoy sends for a browser's call."""
-    message = CheckRequest()
-    http = message.attributes.request.http
-    http.id, http.method, http.host, http.path = "1", "GET", "shop.localhost", path
-    http.scheme, http.protocol, http.size = "http", "HTTP/1.1", -1
-    headers = {
-        ":method": "GET", ":path": path, ":authority": "shop.localhost", "accept": "*/*", "accept-encoding": "gzip, br",
-        "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", "x-forwarded-proto": "http",
-        "x-request-id": "5b1a3c5e-8f5e-4c2e-9d4a-3f1a2b3c4d5e", "x-forwarded-for": "192.0.2.7",
-    }  # fmt: skip
-    if token:
-        headers["authorization"] = f"Bearer {token}"
-    for name, value in headers.items():
-        http.header_map.headers.add(key=name, raw_value=value.encode())
-    message.attributes.source.address.socket_address.address = "192.0.2.7"
-    return message.SerializeToString()
-
-
-def start(provider: DemoProvider, rules: int, folder: Path) -> tuple[Target, Target]:
-    """Start both servers on the pinned core."""
-    ports = free_port(), free_port()
-    file = folder / "rules.yaml"
-    lines = "".join(
-        f'  - {{name: r{n}, hosts: [shop.localhost], paths: ["/p{n}/**"], tokens_from: demo, '
-        "require: {roles: {any: [orders-reader, orders-admin]}}}\n"
-        for n in range(rules)
-    )
-    server = f'server: {{grpc: [{{address: "127.0.0.1:{ports[1]}"}}], http: null, log_decisions: denies}}\n'
-    file.write_text(RULES + lines + server)
-    environment = os.environ | {"ISSUER": provider.issuer, "SECRET": provider.client_secret}
-    commands = (
-        [sys.executable, str(HERE / "nothing.py"), str(ports[0])],
-        [sys.executable, "-m", "authz", "serve", str(file)],
-    )
-    found = []
-    for name, port, command in zip(("nothing", "authz"), ports, commands, strict=True):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=HERE.parent
-        )
-        os.sched_setaffinity(process.pid, {SERVER_CORE})
-        found.append(Target(name, port, process))
-    return found[0], found[1]
-
-
-async def until_answered(port: int) -> None:
-    """Wait until a server answers."""
-    async with asyncio.timeout(60), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await channel.unary_unary(CHECK, None, None)(request("/", ""), wait_for_ready=True)
-
-
-async def play(target: Target, requests: Callable[[], bytes], seconds: float) -> None:
-    """Ask as fast as CALLERS callers can, and note what it took."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{target.port}") as channel:
-        call = channel.unary_unary(CHECK, None, None)
-        latencies: list[float] = []
-        cpu_s, began_s = target.cpu_s(), time.perf_counter()
-
-        async def ask() -> None:
-            while time.perf_counter() - began_s < seconds:
-                sent_s = time.perf_counter()
-                await call(requests())
-                latencies.append((time.perf_counter() - sent_s) * 1e6)
-
-        await asyncio.gather(*(ask() for _ in range(CALLERS)))
-        took_s = time.perf_counter() - began_s
-    target.cpu_us.append((target.cpu_s() - cpu_s) * 1e6 / len(latencies))
-    target.rate.append(len(latencies) / took_s)
-    target.latency_us.extend(latencies)
-
-
-def add(table: Table, name: str, rules: str, target: Target, nothing: Target) -> None:
-    """Add one row: the best round of each, for noise only ever adds."""
-    cpu_us = min(target.cpu_us)
-    p99 = quantiles(target.latency_us, n=100)[98]
-    ratio = cpu_us / min(nothing.cpu_us)
-    table.add_row(name, rules, f"{cpu_us:.0f}", f"{ratio:.2f}", f"{max(target.rate):,.0f}", f"{p99:,.0f}")
-
-
-def free_port() -> int:
-    """Return a port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def middle(values: Sequence[float]) -> float:
+    """Return the median, 0 of nothing."""
+    return median(values) if values else 0.0
 
 
 if __name__ == "__main__":
