@@ -21,6 +21,7 @@ from authz.app import App, SystemClock
 from authz.clients.authenticate import Authenticator, EvidenceCache
 from authz.clients.probe import probe
 from authz.config import Configuration, json_schema, load
+from authz.config.settings import Door
 from authz.core.policy import Access, Rule
 from authz.core.tables import find_surprises
 from authz.curl import parse_curl, parse_json_request
@@ -30,7 +31,9 @@ from authz.lines import LineQueue
 from authz.model import Allow, ConfigError, ConfigProblem, Deny, HeaderAction, Rejected, Request
 from authz.observe import Observer, configure_logging
 from authz.reasons import REASON_TEXT
+from authz.servers.engine import find_engine
 from authz.servers.envoy import parse_check
+from authz.supervisor import Supervisor, choose_workers
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BAD_CONFIG = 2
@@ -45,7 +48,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=_FILE)
-def serve(file: Path) -> None:
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes of the fast door; the cores if not said.")
+def serve(file: Path, *, workers: int | None) -> None:
     """Serve the rules of FILE until SIGTERM. SIGHUP, or a change of its files, reloads them."""
     # Until the handler of reloads is there: the system would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -53,7 +57,7 @@ def serve(file: Path) -> None:
     configure_logging(stream=log, colour=None)
     observer = Observer(stream=decisions)
     try:
-        asyncio.run(_serve(file, observer))
+        asyncio.run(_serve(file, observer, workers))
     except ConfigError as error:
         _refuse(error)
     finally:
@@ -157,8 +161,17 @@ def demo(*, once: bool) -> None:
     sys.exit(run_demo(once=once, console=Console(soft_wrap=not sys.stdout.isatty())))
 
 
-async def _serve(file: Path, observer: Observer) -> None:
-    await App(file, environ=os.environ, observer=observer).run()
+async def _serve(file: Path, observer: Observer, workers: int | None) -> None:
+    configuration = load(file, environ=os.environ)
+    if configuration.server.door is Door.FAST:
+        count = choose_workers(configuration, workers)
+        engine = find_engine(os.environ)
+        await Supervisor(file, configuration, engine, workers=count, observer=observer).run()
+        return
+    if workers is not None and workers > 1:
+        text = "the door `grpcio` has one process: several workers need `server.door: fast`"
+        raise ConfigError(ConfigProblem(message=text, file=str(file), path="server.workers"))
+    await App(file, environ=os.environ, observer=observer, configuration=configuration).run()
 
 
 def _load(file: Path) -> Configuration:

@@ -22,7 +22,7 @@ from h2.events import ConnectionTerminated, PingAckReceived
 from authz.app import App
 from authz.model import ConfigError
 from authz.observe import Observer
-from authz.servers.grpc import SERVICE
+from authz.servers.check import SERVICE
 from tests.fakes import HANG, fake_provider, json_answer
 from tests.servers.service import LOOPBACK, RULES, ask, check_request, running
 from tests.tls import Authority
