@@ -112,6 +112,12 @@ class Worker:
         """
         return await _call(self.control, method, path, timeout_s)
 
+    async def is_listening(self) -> bool:
+        """Ask the Envoy around it, which listens last of all."""
+        with contextlib.suppress(httpx.HTTPError):
+            return (await _call(self.folder / "admin", "GET", "ready", ASK_S)).is_success
+        return False
+
     async def tell_envoy(self, path: str) -> None:
         """Order something of the Envoy around it; one that does not answer needs no order."""
         with contextlib.suppress(httpx.HTTPError):
@@ -196,6 +202,7 @@ class Supervisor:
             envoy=self._engine.version,
             workers=self._count,
             addresses=[its.address for its in self._bound],
+            http=self.http.address if self.http is not None else "",
         )
 
     async def reload(self) -> None:
@@ -339,8 +346,11 @@ class Supervisor:
         return worker.process
 
     async def _wait_until_ready(self, worker: Worker, process: asyncio.subprocess.Process) -> None:
-        while not worker.is_ready and process.returncode is None and not self._stopping.is_set():
-            await worker.look()
+        while process.returncode is None and not self._stopping.is_set():
+            if await worker.is_listening():
+                await worker.look()
+                if worker.is_ready:
+                    break
             await asyncio.sleep(0.02)
 
     async def _order(self, worker: Worker, what: str, timeout_s: float) -> None:
@@ -382,9 +392,10 @@ class Supervisor:
         for name, path in names.items():
             (place / name).symlink_to(path)
         shown = TlsSettings(**{name: str(place / name) for name in names})
-        draft = self._folder / f"secrets-{number}.draft"
-        draft.write_text(render_secrets(shown, number))
-        draft.rename(self._folder / f"secrets-{number}.json")
+        for name, text in render_secrets(shown, number).items():
+            draft = place / name
+            draft.write_text(text)
+            draft.rename(self._folder / name)
         return True
 
     async def _follow(self, number: int, tls: TlsSettings) -> None:

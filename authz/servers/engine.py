@@ -39,6 +39,19 @@ IDLE_STREAM_S: Final = 30
 _PREFIX: Final = "type.googleapis.com/envoy.extensions"
 _VERSION: Final = re.compile(r"/(\d+)\.(\d+)\.(\d+)[-/]")
 
+_CONNECTIONS: Final = {
+    "name": "envoy.resource_monitors.global_downstream_max_connections",
+    "typed_config": {
+        "@type": f"{_PREFIX}.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        "max_active_downstream_connections": MAX_CONNECTIONS,
+    },
+}
+_RUNTIME: Final = {
+    # Envoy's other codec ends the whole connection, with every check on it, at a single header over 64 KiB.
+    "envoy.reloadable_features.http2_use_oghttp2": True,
+}
+_LOG: Final = {"level": "%l", "timestamp": "%Y-%m-%dT%T.%fZ", "event": "envoy", "detail": "%j"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
@@ -100,16 +113,23 @@ def render_engine_config(
     """Return Envoy's bootstrap in JSON.
 
     ``applications`` are the ``module:attribute`` of the first filter and of all further ones; ``folder`` is private,
-    takes the admin socket, and has a file of :func:`render_secrets` for each certificate.
+    takes the admin socket; the files of :func:`render_secrets` stand beside it.
     """
-    groups = _group(bound)
-    listeners = [
-        _listener(engine, settings, its, number, app=applications[min(number, 1)], folder=folder)
-        for number, its in enumerate(groups)
-    ]
+    groups: dict[TlsSettings | None, list[Bound]] = {}
+    for its in bound:
+        groups.setdefault(its.tls, []).append(its)
+    certificates = list_certificates(bound)
+    listeners = []
+    for number, (tls, group) in enumerate(groups.items()):
+        manager = _manager(engine, settings, applications[min(number, 1)])
+        transport = None if tls is None else _tls(tls, certificates.index(tls), folder)
+        listeners.append(_listener(f"grpc-{number}", group, manager, transport))
     return json.dumps(
         {
             "admin": {"address": {"pipe": {"path": str(folder / "admin"), "mode": 0o600}}},
+            # Envoy asks for names before it reads secrets from files.
+            "node": {"id": "authz", "cluster": "authz"},
+            "layered_runtime": {"layers": [{"name": "ours", "static_layer": _RUNTIME}]},
             "application_log_config": {"log_format": {"json_format": _LOG}},
             "overload_manager": {"resource_monitors": [_CONNECTIONS]},
             # Nobody reads Envoy's own figures, and to count them costs a little of each check.
@@ -119,37 +139,22 @@ def render_engine_config(
     )
 
 
-def list_certificates(listeners: Sequence[Listener]) -> tuple[TlsSettings, ...]:
+def list_certificates(listeners: Sequence[Listener | Bound]) -> tuple[TlsSettings, ...]:
     """Return each certificate once; its place is its number in :func:`render_secrets`."""
     return tuple(dict.fromkeys(its.tls for its in listeners if its.tls is not None))
 
 
-def render_secrets(tls: TlsSettings, number: int) -> str:
-    """Return Envoy's file of secrets. Its own watch reads it again when another is moved into its place."""
-    secrets: list[dict[str, Any]] = [
-        {
-            "name": f"server-{number}",
-            "tls_certificate": {
-                "certificate_chain": {"filename": tls.cert_file},
-                "private_key": {"filename": tls.key_file},
-            },
-        }
-    ]
+def render_secrets(tls: TlsSettings, number: int) -> Mapping[str, str]:
+    """Return Envoy's files of secrets by name, one each. Its watch reads one again when another takes its place."""
+    pair = {"certificate_chain": {"filename": tls.cert_file}, "private_key": {"filename": tls.key_file}}
+    secrets: dict[str, dict[str, Any]] = {f"server-{number}": {"tls_certificate": pair}}
     if tls.client_ca_file is not None:
-        context = {"trusted_ca": {"filename": tls.client_ca_file}}
-        secrets.append({"name": f"clients-{number}", "validation_context": context})
+        secrets[f"clients-{number}"] = {"validation_context": {"trusted_ca": {"filename": tls.client_ca_file}}}
     kind = f"{_PREFIX}.transport_sockets.tls.v3.Secret"
-    return json.dumps({"resources": [{"@type": kind} | its for its in secrets]})
-
-
-_CONNECTIONS: Final = {
-    "name": "envoy.resource_monitors.global_downstream_max_connections",
-    "typed_config": {
-        "@type": f"{_PREFIX}.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-        "max_active_downstream_connections": MAX_CONNECTIONS,
-    },
-}
-_LOG: Final = {"level": "%l", "timestamp": "%Y-%m-%dT%T.%fZ", "event": "envoy", "detail": "%j"}
+    return {
+        f"{name}.json": json.dumps({"resources": [{"@type": kind, "name": name} | secret]})
+        for name, secret in secrets.items()
+    }
 
 
 def _is_installed(name: str) -> bool:
@@ -174,32 +179,16 @@ def _read_version(binary: str) -> str:
     return ".".join(found.groups()) if found is not None else "unknown"
 
 
-def _group(bound: Sequence[Bound]) -> list[list[Bound]]:
-    groups: dict[TlsSettings | None, list[Bound]] = {}
-    for its in bound:
-        groups.setdefault(its.tls, []).append(its)
-    return list(groups.values())
-
-
 def _listener(
-    engine: Engine, settings: ServerSettings, group: Sequence[Bound], number: int, *, app: str, folder: Path
+    name: str, group: Sequence[Bound], manager: Mapping[str, Any], transport: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    chain: dict[str, Any] = {
-        "filters": [
-            {
-                "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": _manager(engine, settings, app),
-            }
-        ]
-    }
-    if group[0].tls is not None:
-        chain["transport_socket"] = {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": _tls(group[0].tls, number, folder),
-        }
+    connection = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    chain: dict[str, Any] = {"filters": [connection]}
+    if transport is not None:
+        chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": transport}
     addresses = [_address(its.address) for its in group]
     return {
-        "name": f"grpc-{number}",
+        "name": name,
         "address": addresses[0],
         "additional_addresses": [{"address": its} for its in addresses[1:]],
         "enable_reuse_port": True,
@@ -210,7 +199,7 @@ def _listener(
 def _tls(tls: TlsSettings, number: int, folder: Path) -> dict[str, Any]:
     def secret(name: str) -> dict[str, Any]:
         shared = folder.parent
-        source = {"path": str(shared / f"secrets-{number}.json"), "watched_directory": {"path": str(shared)}}
+        source = {"path": str(shared / f"{name}.json"), "watched_directory": {"path": str(shared)}}
         return {"name": name, "sds_config": {"resource_api_version": "V3", "path_config_source": source}}
 
     common: dict[str, Any] = {

@@ -82,6 +82,11 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
         self.port = 0
 
+    @property
+    def address(self) -> str:
+        """The address with the bound port."""
+        return f"{self._address.rpartition(':')[0]}:{self.port}" if self.port else self._address
+
     async def start(self) -> None:
         """Bind and serve.
 
