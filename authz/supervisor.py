@@ -366,8 +366,10 @@ class Supervisor:
             return
         if patient and worker.is_ready:
             await self._order(worker, "drain", self._settings.drain_s + ASK_S)
+            # From now on each answer tells its caller to go elsewhere; after DRAIN_S nobody new comes.
             await worker.tell_envoy("drain_listeners?graceful")
             await asyncio.sleep(DRAIN_S)
+            await self._order(worker, "drain", self._settings.drain_s + ASK_S)
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from authz.config.settings import ServerSettings
 from authz.gate import Gate
 from authz.observe import Observer
-from authz.servers.check import SERVICE, TRANSPORT_MAX_BYTES, CheckHandler
+from authz.servers.check import IDLE_BEFORE_STOP_S, SERVICE, TRANSPORT_MAX_BYTES, CheckHandler
 from authz.servers.frames import Code, FrameReader, RpcError, parse_timeout, render_frame
 from authz.servers.health import SERVICE_UNKNOWN, HealthBoard
 
@@ -35,6 +35,8 @@ REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1a
 
 HEARTBEAT_S: Final = 5.0
 """How often a watcher is looked for: the server tells of a caller who has gone only when something is sent."""
+
+SETTLE_S: Final = 0.2
 
 MAX_SMALL_BYTES: Final = 64 * 1024
 """For health and reflection, whose questions are names."""
@@ -64,6 +66,7 @@ class AsgiDoor:
             f"/{HEALTH}/Check": self._check_health,
             f"/{HEALTH}/Watch": self._watch_health,
         } | {f"/{name}/ServerReflectionInfo": self._reflect for name in REFLECTION}
+        self._drained = False
         self.ports: tuple[int, ...] = ()
 
     async def start(self) -> None:
@@ -75,10 +78,14 @@ class AsgiDoor:
         self._health.set_all(serving=serving)
 
     async def drain(self, *, at_once: bool = False) -> None:
-        """Say NOT_SERVING, answer on until the callers have gone (at most ``drain_s``, or not at all); end watches."""
+        """Say NOT_SERVING, answer on until the callers have gone (at most ``drain_s``, or not at all); end watches.
+
+        The second time, when nobody new can come, it waits for what is under way only.
+        """
         self._health.set_all(serving=False)
         if not at_once:
-            await self._handler.wait_until_quiet()
+            await self._handler.wait_until_quiet(SETTLE_S if self._drained else IDLE_BEFORE_STOP_S)
+        self._drained = True
         self._health.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -69,13 +69,13 @@ class CheckHandler:
         finally:
             self.in_flight -= 1
 
-    async def wait_until_quiet(self) -> None:
-        """Wait until the callers have gone: nothing under way, nothing new for a second; at most ``drain_s``."""
+    async def wait_until_quiet(self, idle_s: float = IDLE_BEFORE_STOP_S) -> None:
+        """Wait until the callers have gone: nothing under way, nothing new for ``idle_s``; at most ``drain_s``."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         while loop.time() - began_s < self._settings.drain_s:
             quiet_s = loop.time() - max(self.last_s, began_s)
-            if self.in_flight == 0 and quiet_s >= min(IDLE_BEFORE_STOP_S, self._settings.drain_s):
+            if self.in_flight == 0 and quiet_s >= min(idle_s, self._settings.drain_s):
                 break
             await asyncio.sleep(0.05)
 

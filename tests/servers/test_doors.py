@@ -316,6 +316,37 @@ async def test_checks_under_way_finish_while_draining(door: str, tmp_path: Path)
                     await ask(channel, timeout_s=1)
 
 
+async def test_callers_who_never_pause_lose_no_check_to_the_end(door: str, tmp_path: Path) -> None:
+    failures: list[str] = []
+    answered = 0
+    async with serving(door, tmp_path, server="drain_s: 1") as service:
+        ended = asyncio.Event()
+
+        async def call() -> None:
+            nonlocal answered
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(service.address, options=options) as channel:
+                while not ended.is_set():
+                    try:
+                        assert (await ask(channel, timeout_s=5)).status.code == 0
+                        answered += 1
+                    except grpc.aio.AioRpcError as error:
+                        failures.append(f"{error.code()} {error.details()}")
+                        await asyncio.sleep(0.05)
+
+        callers = [asyncio.create_task(call()) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        await service.drain()
+        ended.set()
+        await asyncio.gather(*callers)
+    assert answered > 50
+    # No connection is made any more; none is cut with a check on it. grpcio itself turns away what reaches it while it
+    # stops, once for each connection at most.
+    turned_away = [text for text in failures if "failed to connect" not in text]
+    assert [text for text in turned_away if door == "fast" or "CANCELLED" not in text] == []
+    assert len(turned_away) <= 4
+
+
 @contextlib.asynccontextmanager
 async def counted(port: int) -> AsyncIterator[tuple[str, list[int]]]:
     """Pass connections on to a port, and note each."""
