@@ -24,7 +24,7 @@ from authz.config.settings import ServerSettings
 from authz.gate import Gate
 from authz.observe import Observer
 from authz.servers.check import IDLE_BEFORE_STOP_S, SERVICE, TRANSPORT_MAX_BYTES, CheckHandler
-from authz.servers.frames import Code, FrameReader, RpcError, parse_timeout, render_frame
+from authz.servers.frames import Code, FrameReader, RpcError, find_whole, parse_timeout, render_frame
 from authz.servers.health import SERVICE_UNKNOWN, HealthBoard
 
 CHECK: Final = f"/{SERVICE}/Check"
@@ -90,32 +90,34 @@ class AsgiDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        with contextlib.suppress(OSError):  # the caller has gone: nobody is left to answer
-            timeout, kind, encoding = None, b"", b"identity"
-            for name, value in scope["headers"]:
-                if name == b"content-type":
-                    kind = value
-                elif name == b"grpc-timeout":
-                    timeout = value
-                elif name == b"grpc-encoding":
-                    encoding = value
+        timeout, kind, encoding = None, b"", b"identity"
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                kind = value
+            elif name == b"grpc-timeout":
+                timeout = value
+            elif name == b"grpc-encoding":
+                encoding = value
+        call = Call(receive, send, encoding)
+        try:
             if scope["method"] != "POST":
                 await _refuse(send, 405, [(b"allow", b"POST")])
-                return
-            if kind != b"application/grpc" and not kind.startswith((b"application/grpc+", b"application/grpc;")):
+            elif kind != b"application/grpc" and not kind.startswith((b"application/grpc+", b"application/grpc;")):
                 await _refuse(send, 415, [])
-                return
-            call = Call(receive, send, encoding)
-            try:
+            else:
                 if timeout is not None:
                     call.expire_in(parse_timeout(timeout))
                 await self._routes.get(scope["path"], _refuse_method)(call)
-            except RpcError as error:
+        except RpcError as error:
+            with contextlib.suppress(OSError):
                 await call.end(error.code, error.text)
+        except OSError:
+            return  # the caller has gone: nobody is left to answer
 
     async def _check(self, call: Call) -> None:
         raw = await call.read_only(TRANSPORT_MAX_BYTES)
-        await call.answer(await self._at_home(self._handler.check(raw, call.left_s)))
+        work = self._handler.check(raw, call.left_s)
+        await call.answer(await (work if call.loop is self._home else self._at_home(work)))
 
     async def _check_health(self, call: Call) -> None:
         status = self._health.find(await _read_service(call))
@@ -155,12 +157,12 @@ class AsgiDoor:
 class Call:
     """One call: messages in, messages out, one status at the end."""
 
-    __slots__ = ("_expires_s", "_loop", "_open", "_reader", "_receive", "_send", "_started", "encoding")
+    __slots__ = ("_expires_s", "_open", "_reader", "_receive", "_send", "_started", "encoding", "loop")
 
     def __init__(self, receive: Receive, send: Send, encoding: bytes) -> None:
         self._receive = receive
         self._send = send
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._expires_s: float | None = None
         self._reader: FrameReader | None = None
         self._open = True
@@ -169,12 +171,12 @@ class Call:
 
     def expire_in(self, seconds: float) -> None:
         """Note how long the caller waits, from now on."""
-        self._expires_s = self._loop.time() + seconds
+        self._expires_s = self.loop.time() + seconds
 
     @property
     def left_s(self) -> float | None:
         """What is left of the caller's patience; None if it named none."""
-        return None if self._expires_s is None else self._expires_s - self._loop.time()
+        return None if self._expires_s is None else self._expires_s - self.loop.time()
 
     def patience_s(self, at_most_s: float) -> float:
         """Return how long to wait for something: never longer than the caller does."""
@@ -189,7 +191,10 @@ class Call:
             OSError: if the caller has gone.
 
         """
-        message = await self.read(max_bytes)
+        piece = await self._next_piece()
+        message = find_whole(piece, max_bytes)
+        if message is None:
+            message = await self._read_on(piece, max_bytes)
         if message is None:
             raise RpcError(Code.INTERNAL, "no message")
         return message
@@ -202,21 +207,7 @@ class Call:
             OSError: if the caller has gone.
 
         """
-        reader = self._reader
-        if reader is None:
-            reader = self._reader = FrameReader(max_bytes=max_bytes, encoding=self.encoding)
-            piece = await self._next_piece()
-        else:
-            piece = b""
-        while True:
-            message = reader.feed(piece)
-            if message is not None:
-                return message
-            if not self._open:
-                if reader.is_empty:
-                    return None
-                raise RpcError(Code.INTERNAL, "the body ends inside a message")
-            piece = await self._next_piece()
+        return await self._read_on(b"" if self._reader is not None else await self._next_piece(), max_bytes)
 
     async def write(self, message: bytes) -> None:
         """Send one of several messages."""
@@ -240,6 +231,20 @@ class Call:
         await self._start()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         await self._send({"type": "http.response.trailers", "headers": status, "more_trailers": False})
+
+    async def _read_on(self, piece: bytes, max_bytes: int) -> bytes | None:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = FrameReader(max_bytes=max_bytes, encoding=self.encoding)
+        while True:
+            message = reader.feed(piece)
+            if message is not None:
+                return message
+            if not self._open:
+                if reader.is_empty:
+                    return None
+                raise RpcError(Code.INTERNAL, "the body ends inside a message")
+            piece = await self._next_piece()
 
     async def _start(self) -> None:
         if not self._started:

@@ -58,6 +58,14 @@ def render_frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
+def find_whole(body: bytes, max_bytes: int) -> bytes | None:
+    """Return the message of a body that is exactly one, uncompressed, as nearly all are; else None."""
+    size = len(body) - _HEAD_BYTES
+    if 0 <= size <= max_bytes and body[0] == 0 and int.from_bytes(body[1:_HEAD_BYTES], "big") == size:
+        return body[_HEAD_BYTES:]
+    return None
+
+
 class FrameReader:
     """Takes a body piece by piece and gives back whole messages."""
 
@@ -76,12 +84,6 @@ class FrameReader:
             RpcError: for a prefix that cannot be: nothing more is to be read of this body then.
 
         """
-        if not self._held:
-            # Nearly always the whole body at once: no copy beyond the message itself.
-            if len(piece) >= _HEAD_BYTES and _HEAD_BYTES + self._read_length(piece) == len(piece):
-                return piece[_HEAD_BYTES:]
-            if not piece:
-                return None
         self._held += piece
         if len(self._held) < _HEAD_BYTES:
             return None
