@@ -15,7 +15,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -189,11 +189,11 @@ class Supervisor:
         certificates = list_certificates(self._settings.grpc)
         for number, tls in enumerate(certificates):
             await self._publish(number, tls)
-            self._spawn(self._follow(number, tls))
+            self._watch(self._follow(number, tls))
         first: list[asyncio.Task[None]] = []
         for worker in self._workers:
             came_up = asyncio.get_running_loop().create_future()
-            self._spawn(self._keep(worker, came_up))
+            self._watch(self._keep(worker, came_up))
             first.append(self._spawn(_wait_for_future(came_up)))
         await asyncio.gather(*first)
         self._observer.lifecycle(
@@ -300,26 +300,34 @@ class Supervisor:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             began_s = time.monotonic()
-            process = await self._launch(worker)
-            await self._wait_until_ready(worker, process)
-            if worker.is_ready and not came_up.done():
-                came_up.set_result(None)
-            code = await process.wait()
-            worker.seen = {}
+            how = await self._live(worker, came_up)
             if self._stopping.is_set():
                 return
             self._ledger.retire(worker.number)
             if not came_up.done():
-                text = f"worker {worker.number} ended with code {code} before it was ready: the log says why"
+                text = f"worker {worker.number} {how} before it was ready: the log says why"
                 came_up.set_exception(ConfigError(ConfigProblem(message=text, path="server.door")))
                 return
             self._restarts.inc()
-            self._observer.lifecycle("worker ended, starting another", worker=worker.number, code=code)
+            self._observer.lifecycle("worker ended, starting another", worker=worker.number, how=how)
             if time.monotonic() - began_s > STEADY_S:
                 pause_s = FIRST_PAUSE_S
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _live(self, worker: Worker, came_up: asyncio.Future[None]) -> str:
+        """Start a worker and wait for its end; return how it ended."""
+        try:
+            process = await self._launch(worker)
+        except OSError as error:
+            return f"could not be started ({(error.strerror or '').lower()})"
+        await self._wait_until_ready(worker, process)
+        if worker.is_ready and not came_up.done():
+            came_up.set_result(None)
+        code = await process.wait()
+        worker.seen = {}
+        return f"ended with code {code}"
 
     async def _launch(self, worker: Worker) -> asyncio.subprocess.Process:
         for name in ("admin", "control"):
@@ -411,7 +419,16 @@ class Supervisor:
 
         await watch_files(await asyncio.to_thread(digest_files, files), renew)
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for as long as we serve; a bug of ours in it shows in the log."""
+
+        def tell(done: asyncio.Task[None]) -> None:
+            if not done.cancelled() and done.exception() is not None:
+                self._observer.internal_error(done.exception())
+
+        self._spawn(work).add_done_callback(tell)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -146,7 +146,7 @@ async def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path) -> No
         subprocess.run, command, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert "worker 0 ended with code 3 before it was ready" in done.stderr
+    assert "worker 0 ended with code 3 before it was ready: the log says why" in done.stderr
     assert "Traceback" not in done.stderr
 
 
