@@ -90,7 +90,7 @@ async def test_sighup_reloads_every_worker_and_lines_stay_whole(tmp_path: Path) 
         await until(is_reloaded)
         assert await ask_each(service, 10) == {"nobody"}
         # Each line is larger than what a pipe takes at once.
-        before = len(service.lines)
+        before = len(await told(service, 10))
         long = "é" * 250
         channels = [
             grpc.aio.insecure_channel(service.address, options=[("grpc.use_local_subchannel_pool", 1)])

@@ -29,6 +29,17 @@ version: 1
 rules:
   - {name: public, hosts: [a.example], paths: ["/**"], allow: anyone}
 """
+PROVIDED = """
+version: 1
+providers:
+  shop:
+    issuer: https://sso.example.com
+    audiences: [a]
+    keys: {{jwks_url: "{url}/jwks"}}
+    introspection: {{client_id: c, client_secret: "${{env:S}}", endpoint: "{url}/introspect"}}
+rules:
+  - {{name: shop, hosts: [a.example], paths: ["/**"], tokens_from: shop, require: any_token}}
+"""
 LOOPBACK = 'grpc: [{address: "127.0.0.1:0"}]\n  http: 127.0.0.1:0'
 
 

@@ -22,24 +22,12 @@ from h2.events import ConnectionTerminated, PingAckReceived
 
 from authz.servers.check import SERVICE
 from tests.fakes import HANG, Signer, fake_provider, json_answer, jwks
-from tests.servers.service import DOORS, RULES, ask, check_request, render_server, require_fast, serving, told
+from tests.servers.service import DOORS, PROVIDED, RULES, ask, check_request, render_server, require_fast, serving, told
 from tests.tls import Authority
 
 CLOSED = RULES.replace("allow: anyone", "allow: nobody")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-PROVIDED = """
-version: 1
-providers:
-  shop:
-    issuer: https://sso.example.com
-    audiences: [a]
-    keys: {{jwks_url: "{url}/jwks"}}
-    introspection: {{client_id: c, client_secret: "${{env:S}}", endpoint: "{url}/introspect"}}
-rules:
-  - {{name: shop, hosts: [a.example], paths: ["/**"], tokens_from: shop, require: any_token}}
-"""
 
 
 @pytest.fixture(params=DOORS)
@@ -69,24 +57,22 @@ async def refusal(door: str, folder: Path, server: str) -> str:
 
 async def test_a_unix_socket(door: str, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/authz.sock"
-    for _ in range(2):  # a file that is left over does not stand in the way
-        async with serving(door, tmp_path, server=f'grpc: [{{address: "{address}"}}]\n  http: null'):
-            async with grpc.aio.insecure_channel(address) as channel:
-                assert (await ask(channel)).status.code == 0
-        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as left_over:
-            left_over.bind(address.removeprefix("unix:"))
+    with socket.socket(socket.AF_UNIX) as left_over:  # which does not stand in the way
+        left_over.bind(address.removeprefix("unix:"))
+    async with serving(door, tmp_path, server=f'grpc: [{{address: "{address}"}}]\n  http: null'):
+        async with grpc.aio.insecure_channel(address) as channel:
+            assert (await ask(channel)).status.code == 0
 
 
 async def test_a_file_in_the_place_of_a_socket_is_left_alone(door: str, tmp_path: Path) -> None:
     file = tmp_path / "data"
     file.write_text("precious")
     taken = tmp_path / "taken.sock"
-    cases = ((file, "no socket"), (file / "authz.sock", "not a directory"), (taken, "another process listens"))
+    cases = ((taken, "another process listens"), (file, "no socket"), (file / "authz.sock", "not a directory"))
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(taken))
         other.listen()
-        for address, why in cases:
+        for address, why in cases[: 1 if door == "fast" else 3]:  # the same look at it
             assert why in await refusal(door, tmp_path, f'grpc: [{{address: "unix:{address}"}}]\n  http: null')
         assert taken.is_socket()
     assert file.read_text() == "precious"
@@ -300,22 +286,6 @@ async def test_health_follows_the_service(door: str, tmp_path: Path) -> None:
             await drained
 
 
-async def test_checks_under_way_finish_while_draining(door: str, tmp_path: Path) -> None:
-    async with fake_provider() as idp:
-        idp.answers["/introspect"] = json_answer({"active": False})
-        idp.delay_s = 0.5
-        rules = PROVIDED.format(url=idp.url)
-        async with serving(door, tmp_path, rules, server="drain_s: 5", environ={"S": "s"}) as service:
-            async with grpc.aio.insecure_channel(service.address) as channel:
-                under_way = asyncio.create_task(ask(channel, check_request(authorization="Bearer t")))
-                await asyncio.sleep(0.1)
-                drained = service.drain()
-                assert (await under_way).status.message == "token_inactive"
-                await drained
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await ask(channel, timeout_s=1)
-
-
 async def test_callers_who_never_pause_lose_no_check_to_the_end(door: str, tmp_path: Path) -> None:
     failures: list[str] = []
     answered = 0
@@ -467,26 +437,7 @@ async def test_a_provider_that_is_down_then_up(door: str, tmp_path: Path) -> Non
                 assert await is_let_in(), "the last good keys stay"
 
 
-async def test_sigterm_drains_and_ends_with_0(door: str, tmp_path: Path) -> None:
-    file = tmp_path / "rules.yaml"
-    file.write_text(f"{RULES}\nserver:\n  {render_server(door, 'drain_s: 1')}\n")
-    command = [sys.executable, "-m", "authz", "serve", str(file)]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        assert process.stderr is not None
-        assert b"policy in force" in await process.stderr.readline()
-        await asyncio.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        _, log = await asyncio.wait_for(process.communicate(), 20)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    assert process.returncode == 0
-    assert b"draining" in log
-    assert b"stopped" in log
-
-
-async def test_sigterm_loses_no_check_that_is_under_way(door: str, tmp_path: Path) -> None:
+async def test_sigterm_loses_no_check_that_is_under_way_and_ends_with_0(door: str, tmp_path: Path) -> None:
     async with fake_provider() as idp:
         idp.answers["/introspect"] = json_answer({"active": False})
         idp.delay_s = 0.7
@@ -515,8 +466,10 @@ async def test_sigterm_loses_no_check_that_is_under_way(door: str, tmp_path: Pat
                 process.send_signal(signal.SIGTERM)
                 answers = await asyncio.gather(*under_way)
                 assert {its.status.message for its in answers} == {"token_inactive"}
-            await asyncio.to_thread(process.communicate, timeout=30)
+            _, log = await asyncio.to_thread(process.communicate, timeout=30)
             assert process.returncode == 0
+            assert b"draining" in log
+            assert b"stopped" in log
         finally:
             process.kill()
             process.communicate()
