@@ -64,7 +64,7 @@ lock: $(STAMP) ## resolve the dependencies anew and pin them by hash
 	@$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal \
 	  pyproject.toml --group dev -o requirements/dev.txt
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal \
-	  pyproject.toml --extra demo -c requirements/dev.txt -o requirements/runtime.txt
+	  pyproject.toml --extra demo --extra fast -c requirements/dev.txt -o requirements/runtime.txt
 
 clean: ## remove what the targets made
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .coverage mutants

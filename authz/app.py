@@ -10,14 +10,15 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from authz import __version__
 from authz.clients.authenticate import Authenticator, EvidenceCache, ProviderStatus
 from authz.config import Configuration, load
 from authz.config.problems import count
-from authz.config.settings import LogDecisions
+from authz.config.settings import LogDecisions, ServerSettings
 from authz.gate import Gate, Snapshot
 from authz.model import ConfigError, ConfigProblem
 from authz.observe import Observer
@@ -30,6 +31,28 @@ FIRST_TRY_S: Final = 10.0
 
 CLOSE_AFTER_S: Final = 30.0
 """Longer than any check takes: checks under way keep the providers of the policy they began with."""
+
+
+class Door(Protocol):
+    """What callers come through: one server, or an application inside of one."""
+
+    ports: tuple[int, ...]
+    addresses: tuple[str, ...]
+
+    async def start(self) -> None:
+        """Take calls, unready."""
+        ...
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell health checkers."""
+        ...
+
+    async def drain(self, *, at_once: bool = False) -> None:
+        """Answer on until the callers have gone, or not at all."""
+        ...
+
+
+DoorMaker = Callable[[Gate, ServerSettings, Observer], Door]
 
 
 class SystemClock:
@@ -47,8 +70,19 @@ class SystemClock:
 class App:
     """One running service."""
 
-    def __init__(self, path: Path, *, environ: Mapping[str, str], observer: Observer) -> None:
-        """Load the configuration.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        environ: Mapping[str, str],
+        observer: Observer,
+        make_door: DoorMaker = GrpcServer,
+        control: str | None = None,
+        configuration: Configuration | None = None,
+    ) -> None:
+        """Load the configuration, unless that was done.
+
+        ``control`` is where a supervisor asks, instead of the operator's door for metrics and health.
 
         Raises:
             ConfigError: with every problem. No socket is open then.
@@ -58,7 +92,7 @@ class App:
         self._environ = environ
         self._observer = observer
         self._clock = SystemClock()
-        self._configuration = load(path, environ=environ)
+        self._configuration = load(path, environ=environ) if configuration is None else configuration
         observer.denies_only = self._configuration.server.log_decisions is LogDecisions.DENIES
         self._cache = EvidenceCache(
             max_bytes=self._configuration.server.evidence_cache_bytes, clock=self._clock.monotonic_s
@@ -73,7 +107,8 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.gate = Gate(None, clock=self._clock, recorder=observer)
-        self.grpc = GrpcServer(self.gate, self._configuration.server, observer)
+        self._control = control
+        self.grpc = make_door(self.gate, self._configuration.server, observer)
         self.http: HttpServer | None = None
 
     async def start(self) -> None:
@@ -85,8 +120,10 @@ class App:
         """
         self._observer.watch(statuses=self._statuses, cache=self._cache.stats)
         await self.grpc.start()
-        if self._configuration.server.http is not None:
-            self.http = HttpServer(render_http_app(self._observer, self.view), self._configuration.server.http)
+        address = self._control or self._configuration.server.http
+        if address is not None:
+            orders = {} if self._control is None else {"reload": self.reload, "drain": self.drain}
+            self.http = HttpServer(render_http_app(metrics=self._figures, view=self._seen, orders=orders), address)
             await self.http.start()
         self._listening = True
         http = None if self.http is None else self.http.address
@@ -106,7 +143,7 @@ class App:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
-        loop.set_exception_handler(self._report)
+        loop.set_exception_handler(self.report)
         stopped, started = self._spawn(_wait_for(stop)), self._spawn(self.start())
         ready = False
         try:
@@ -120,7 +157,7 @@ class App:
             for number in handlers:
                 loop.remove_signal_handler(number)
 
-    def _report(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    def report(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         """Take what nobody waits for: a bug of ours in the background shows in log and figures."""
         self._observer.internal_error(context.get("exception"))
 
@@ -150,10 +187,7 @@ class App:
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Drain, or close the doors at once; then close everything."""
-        self._draining = True
-        if self._listening:
-            self._observer.lifecycle("draining")
-        await self.grpc.drain(at_once=at_once)
+        await self.drain(at_once=at_once)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -164,6 +198,13 @@ class App:
         if self._listening:
             self._observer.lifecycle("stopped")
 
+    async def drain(self, *, at_once: bool = False) -> None:
+        """Be unready, and answer on until the callers have gone, or not at all."""
+        self._draining = True
+        if self._listening:
+            self._observer.lifecycle("draining")
+        await self.grpc.drain(at_once=at_once)
+
     def view(self) -> HealthView:
         """Return what the readiness probe and people see."""
         return HealthView(
@@ -172,6 +213,13 @@ class App:
             last_reload_error=self._last_error,
             providers=tuple(self._statuses()),
         )
+
+    async def _seen(self) -> Mapping[str, object]:
+        return asdict(self.view())
+
+    async def _figures(self) -> bytes:
+        # Thousands of rules make megabytes: checks go on meanwhile.
+        return await asyncio.to_thread(self._observer.render_metrics)
 
     def _check_server(self, configuration: Configuration) -> None:
         if configuration.server != self._configuration.server:

@@ -17,7 +17,7 @@ from rich.console import Console
 from authz import __version__
 from authz.app import App
 from authz.config import Configuration, json_schema, load
-from authz.config.settings import Listener
+from authz.config.settings import Door, Listener
 from authz.core.jwt import MAX_TOKEN_BYTES
 from authz.curl import MAX_REQUEST_BYTES, parse_curl, parse_json_request
 from authz.dry_run import log_to_stderr, try_file, try_request
@@ -29,6 +29,8 @@ from authz.observe import Observer
 from authz.proxy_tls import FILL_IN, FILL_IN_NAME, ProxyTls, read_server_name
 from authz.report.decision import print_explanation
 from authz.report.files import print_files, print_problems
+from authz.servers.engine import find_engine
+from authz.supervisor import Supervisor, choose_workers
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BAD_CONFIG: Final = 2
@@ -68,14 +70,15 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=_FILE)
-def serve(file: Path) -> None:
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes of the fast door; the cores if not said.")
+def serve(file: Path, *, workers: int | None) -> None:
     """Serve the rules of FILE until SIGTERM. SIGHUP, or a change of its files, reloads them."""
     # Until the handler of reloads is there: the system would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     decisions = LineQueue(sys.stdout)
     with log_to_stderr():
         try:
-            asyncio.run(_serve(file, Observer(stream=decisions)))
+            asyncio.run(_serve(file, Observer(stream=decisions), workers))
         except ConfigError as error:
             _refuse(error)
         finally:
@@ -202,8 +205,17 @@ def demo(*, once: bool) -> None:
     sys.exit(run_demo(once=once, console=Console(soft_wrap=not sys.stdout.isatty())))
 
 
-async def _serve(file: Path, observer: Observer) -> None:
-    await App(file, environ=os.environ, observer=observer).run()
+async def _serve(file: Path, observer: Observer, workers: int | None) -> None:
+    configuration = load(file, environ=os.environ)
+    if configuration.server.door is Door.FAST:
+        count = choose_workers(configuration, workers)
+        engine = find_engine(os.environ)
+        await Supervisor(file, configuration, engine, workers=count, observer=observer).run()
+        return
+    if workers is not None and workers > 1:
+        text = "the door `grpcio` has one process: several workers need `server.door: fast`"
+        raise ConfigError(ConfigProblem(message=text, file=str(file), path="server.workers"))
+    await App(file, environ=os.environ, observer=observer, configuration=configuration).run()
 
 
 def _load(file: Path) -> Configuration:

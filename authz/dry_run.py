@@ -20,8 +20,8 @@ from authz.lines import LineQueue
 from authz.model import ConfigError, Reason, Rejected
 from authz.observe import Observer, configure_logging
 from authz.report.files import FileReport
+from authz.servers.check import MAX_DESCRIBED_BYTES
 from authz.servers.envoy import describe_check, parse_check
-from authz.servers.grpc import MAX_DESCRIBED_BYTES
 
 
 @contextlib.contextmanager

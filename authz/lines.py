@@ -6,10 +6,13 @@ line is handed over and forgotten; where the reader is too far behind, or gone, 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import threading
 import time
 from collections import deque
-from typing import Final, TextIO
+from collections.abc import Iterator
+from typing import IO, Final, TextIO
 
 MAX_LINES: Final = 16_384
 """Lines that may wait: some ten megabytes."""
@@ -21,8 +24,13 @@ BATCH_S: Final = 0.01
 class LineQueue:
     """Takes text as a stream does and writes it to ``stream`` in order, never waiting for it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, lock: IO[bytes] | None = None) -> None:
+        """Take turns by the file ``lock`` with other processes that write to the same stream, so that lines stay whole.
+
+        A pipe takes more than 4 KiB in pieces (pipe(7), PIPE_BUF), and those of several writers would mix.
+        """
         self._stream = stream
+        self._lock = lock
         self._waiting: deque[str] = deque()
         self._wake = threading.Event()
         self._closed = False
@@ -64,7 +72,19 @@ class LineQueue:
             while self._waiting:
                 pieces.append(self._waiting.popleft())
             try:
-                self._stream.write("".join(pieces))
-                self._stream.flush()
+                with self._alone():
+                    self._stream.write("".join(pieces))
+                    self._stream.flush()
             except (OSError, ValueError):  # nobody reads any more, or the stream is closed
                 self.lost += len(pieces)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self._lock is None:
+            yield
+            return
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)

@@ -74,14 +74,9 @@ class Bench:
         count = self.tokens
         self.console.print(f"signing {count} tokens …", style="dim")
         bodies = [self.world.body(size, self.world.token(size)) for _ in range(count)]
+        once = Load(connections=1, rate=2_000, seconds=count / 2_000)
         for its in fleet.all:
-            everyone = iter(list(bodies))
-            await self.play(
-                its,
-                Load(connections=1, in_flight=0, rate=4_000, seconds=count / 4_000),
-                lambda: next(everyone),
-                is_allow,
-            )  # noqa: B023, E501 - played at once
+            await self.play(its, once, cycle(bodies), is_allow)
 
         def source(server: Server) -> Callable[[], Body]:
             del server
@@ -113,7 +108,7 @@ class Bench:
         )
 
     async def opaque(self, fleet: Fleet) -> None:
-        """An opaque token that its provider was asked about before."""
+        """Show a token that its provider was asked about before."""
         body = self.world.body(SMALL, "opaque-token-of-the-bench")
         await self.measure("opaque token proved before", fleet.ours, self.load("closed"), lambda _: repeat(body))
 

@@ -99,7 +99,8 @@ def _start_ours(world: World, folder: Path, door: str, core: int, rules: int) ->
     place.mkdir()
     file = rules_file(place, world, address=f"127.0.0.1:{port}", door=door, rules=rules)
     command = [sys.executable, "-m", "authz", "serve", "--workers", "1", str(file)]
-    server = Server(f"authz, {door}", command, port=port, core=core, folder=place)
+    environ = {"BENCH_SECRET": "secret"}
+    server = Server(f"authz, {door}", command, port=port, core=core, folder=place, environ=environ)
     server.start()
     return server
 
@@ -113,9 +114,7 @@ def _start_nothing(folder: Path, door: str, core: int, answer: Path, engine: Eng
     if door == "fast" and engine is not None:
         bound = [Bound(address=f"127.0.0.1:{port}", tls=None)]
         settings = ServerSettings()
-        config = render_engine_config(
-            engine, settings, bound, applications=["nothing:APPLICATION"] * 2, folder=place
-        )
+        config = render_engine_config(engine, settings, bound, applications=["nothing:APPLICATION"] * 2, folder=place)
         (place / "envoy.json").write_text(config)
         command = [engine.binary, "--config-path", str(place / "envoy.json"), "--use-dynamic-base-id"]
         command += ["--concurrency", "1", "--log-level", "warning"]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from authz.servers.frames import render_frame
 from starlette.types import Receive, Scope, Send
 
 from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from authz.servers.frames import render_frame
 
 ANSWER: Final = "BENCH_ANSWER"
 """The environment variable that names the file with the answer's bytes."""
@@ -29,6 +29,10 @@ _START: Final = {
 _END: Final = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "more_trailers": False}
 
 
+def _read_answer() -> bytes:
+    return Path(os.environ[ANSWER]).read_bytes()
+
+
 class Nothing:
     """The same behind the fast door."""
 
@@ -38,7 +42,7 @@ class Nothing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         if scope["type"] == "lifespan":
-            answer = Path(os.environ[ANSWER]).read_bytes()
+            answer = _read_answer()
             self._body = {"type": "http.response.body", "body": render_frame(answer), "more_body": False}
             await receive()
             await send({"type": "lifespan.startup.complete"})
@@ -61,7 +65,7 @@ APPLICATION: Final = Nothing()
 
 async def main(port: int) -> None:
     """Serve with grpcio."""
-    answer = Path(os.environ[ANSWER]).read_bytes()
+    answer = _read_answer()
 
     async def check(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         del context

@@ -96,14 +96,14 @@ class Report:
                         lines.append(f"{what}; {load}: {ours} takes {ratio:.2f} of the CPU of {other}")
                 mine, nothing = self.cpu_us(what, ours, load), self.cpu_us(what, f"nothing, {door}", load)
                 if mine is not None and nothing is not None:
-                    lines.append(
-                        f"{what}; {load}: {ours} {mine:.0f} µs, {mine - nothing:.0f} µs above doing nothing ({nothing:.0f} µs)"
-                    )
+                    more = f"{mine - nothing:.0f} µs above doing nothing ({nothing:.0f} µs)"
+                    lines.append(f"{what}; {load}: {ours} {mine:.0f} µs, {more}")
         for name, size in self.memory.items():
             lines.append(f"memory of {name}: {size / 1e6:.0f} MB (PSS of all its processes)")
         for name, seconds in self.ready_s.items():
             lines.append(
-                f"{name}: ready {seconds:.2f} s after its start, with 10,000 rules {self.ready_many_s.get(name, 0):.2f} s"
+                f"{name}: ready {seconds:.2f} s after its start, "
+                f"with 10,000 rules {self.ready_many_s.get(name, 0):.2f} s"
             )
         return lines
 

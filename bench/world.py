@@ -51,7 +51,8 @@ class World:
         self._key = generate_private_key(public_exponent=65_537, key_size=2_048)
         member = json.loads(RSAAlgorithm.to_jwk(self._key.public_key()))
         self.jwks = {"keys": [member | {"kid": "k1", "use": "sig", "alg": "RS256"}]}
-        self._http = HttpServer(Starlette(routes=[Route("/jwks.json", self._serve)]), "127.0.0.1:0")
+        routes = [Route("/jwks.json", self._serve), Route("/introspect", self._introspect, methods=["POST"])]
+        self._http = HttpServer(Starlette(routes=routes), "127.0.0.1:0")
         self._number = 0
 
     async def start(self) -> None:
@@ -69,22 +70,7 @@ class World:
 
     def token(self, size: Size, **changes: Any) -> str:
         """Sign a token of about a size; no two are alike."""
-        self._number += 1
-        now_s = int(time.time())
-        claims = {
-            "iss": ISSUER,
-            "aud": [AUDIENCE],
-            "sub": f"user-{self._number}",
-            "email": f"user-{self._number}@example.com",
-            "email_verified": True,
-            "typ": "Bearer",
-            "azp": "web",
-            "scope": "openid profile email",
-            "iat": now_s,
-            "exp": now_s + LIFETIME_S,
-            "jti": f"{self._number:032x}",
-            "realm_access": {"roles": ["admin", "offline_access", "uma_authorization", "default-roles-demo"]},
-        } | changes
+        claims = self.claims() | changes
         filler = max(0, (size.token_bytes - 342 - 70) * 3 // 4 - len(json.dumps(claims)) - 20)
         return pyjwt.encode(claims | {"note": "n" * filler}, self._key, algorithm="RS256", headers={"kid": "k1"})
 
@@ -107,6 +93,33 @@ class World:
         if spare > 0:
             http.headers["cookie"] = "c=" + "x" * spare
         return encode_message(message.SerializeToString())
+
+    @property
+    def introspection_url(self) -> str:
+        """Where opaque tokens are asked about; all of them are active."""
+        return f"http://127.0.0.1:{self._http.port}/introspect"
+
+    def claims(self) -> dict[str, Any]:
+        """Return what a token of the next user says."""
+        self._number += 1
+        now_s = int(time.time())
+        return {
+            "iss": ISSUER,
+            "aud": [AUDIENCE],
+            "sub": f"user-{self._number}",
+            "email": f"user-{self._number}@example.com",
+            "email_verified": True,
+            "typ": "Bearer",
+            "azp": "web",
+            "scope": "openid profile email",
+            "iat": now_s,
+            "exp": now_s + LIFETIME_S,
+            "jti": f"{self._number:032x}",
+            "realm_access": {"roles": ["admin", "offline_access", "uma_authorization", "default-roles-demo"]},
+        }
+
+    async def _introspect(self, _: Request) -> Response:
+        return JSONResponse(self.claims() | {"active": True, "token_type": "Bearer"})
 
     async def _serve(self, _: Request) -> Response:
         return JSONResponse(self.jwks)
@@ -167,6 +180,7 @@ providers:
     issuer: {ISSUER}
     audiences: [{AUDIENCE}]
     keys: {{jwks_url: "{world.jwks_url}"}}
+    introspection: {{client_id: api, client_secret: "${{env:BENCH_SECRET}}", endpoint: "{world.introspection_url}", cache: 1h}}
 identity_headers: {{x-user: "{{sub}}", x-email: "{{email}}"}}
 rules:
   - {{name: orders, hosts: [{HOST}], paths: ["/api/v1/orders/{{id}}"], methods: [GET], tokens_from: demo,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 import time
+from pathlib import Path
 
 from authz.lines import MAX_LINES, LineQueue
 
@@ -70,3 +72,25 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 def test_a_terminal_is_known() -> None:
     assert LineQueue(Terminal()).isatty()
     assert not LineQueue(io.StringIO()).isatty()
+
+
+def test_lines_of_several_writers_stay_whole_where_they_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    reading, writing = os.pipe()
+    read: list[bytes] = []
+    with os.fdopen(reading, "rb") as pipe:
+        reader = threading.Thread(target=lambda: read.extend(pipe))
+        reader.start()
+        # Each has the lock open for itself, as processes have.
+        with contextlib.ExitStack() as files:
+            locks = [files.enter_context((tmp_path / "lock").open("rb")) for _ in range(4)]
+            streams = [files.enter_context(os.fdopen(os.dup(writing), "w")) for _ in locks]
+            writers = [LineQueue(stream, lock=lock) for stream, lock in zip(streams, locks, strict=True)]
+            os.close(writing)
+            for _ in range(100):
+                for name, lines in zip("abcd", writers, strict=True):
+                    lines.write(name * 9_000 + "\n")
+            for lines in writers:
+                lines.close(wait_s=10)
+        reader.join(10)
+    assert sorted(read) == sorted(name * 9_000 + b"\n" for name in (b"a", b"b", b"c", b"d") for _ in range(100))

@@ -8,9 +8,8 @@ import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from jwt.algorithms import RSAAlgorithm
@@ -26,7 +25,7 @@ from authz.gate import Gate, Snapshot
 from authz.model import REASONS, Decision, Reason, Request, Unread
 from authz.observe import Observer, Timing
 from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from authz.servers.grpc import CheckHandler
+from authz.servers.check import CheckHandler
 from tests.fakes import HANG, Answer, Events, FakeClock, FakeProvider, Signer, fake_provider, http, json_answer
 
 RULES = """
@@ -86,13 +85,6 @@ class Broken:
         raise RuntimeError("a bug")
 
 
-class Call:
-    """What the handler asks of gRPC."""
-
-    def time_remaining(self) -> float | None:
-        return None
-
-
 class World:
     """The whole service but for its sockets, over a provider in bytes."""
 
@@ -124,8 +116,7 @@ class World:
         )
 
     async def send(self, raw: bytes, handler: CheckHandler | None = None) -> CheckResponse:
-        context = cast("grpc.aio.ServicerContext[Any, Any]", Call())
-        return CheckResponse.FromString(await (handler or self.handler).check(raw, context))
+        return CheckResponse.FromString(await (handler or self.handler).check(raw, None))
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         claims = GOOD | {"exp": self.clock.wall_s + 60, "iat": self.clock.wall_s} | changes

@@ -11,7 +11,7 @@ from authz.config.certificates import check_ca, check_pair
 from authz.config.document import Loc
 from authz.config.problems import Problems, show
 from authz.config.schema import ServerPart, TlsPart
-from authz.config.settings import Listener, LogDecisions, ServerSettings, TlsSettings
+from authz.config.settings import Door, Listener, LogDecisions, ServerSettings, TlsSettings
 
 _UNIX: Final = "unix:"
 _MAX_UNIX_BYTES: Final = 107
@@ -36,7 +36,10 @@ def compile_server(part: ServerPart, folder: Path, problems: Problems) -> Server
         problems.add(("server", "max_connection_age_grace_s"), text)
     if part.http is not None:
         problems.attempt(("server", "http"), check_address, part.http, unix=False)
+    _check_workers(part, problems)
     return ServerSettings(
+        door=Door(part.door),
+        workers=part.workers,
         grpc=tuple(listeners),
         http=part.http,
         deadline_ms=part.deadline_ms,
@@ -49,6 +52,16 @@ def compile_server(part: ServerPart, folder: Path, problems: Problems) -> Server
         evidence_cache_bytes=part.evidence_cache_bytes,
         log_decisions=LogDecisions(part.log_decisions),
     )
+
+
+def _check_workers(part: ServerPart, problems: Problems) -> None:
+    if part.workers is None or part.workers == 1:
+        return
+    if Door(part.door) is not Door.FAST:
+        problems.add(("server", "workers"), "the door `grpcio` has one process: leave it out, or set `door: fast`")
+    elif any(its.address.startswith(_UNIX) for its in part.grpc):
+        text = "a unix socket leads to one process: leave it out, or listen on `host:port` only"
+        problems.add(("server", "workers"), text)
 
 
 def check_address(text: str, *, unix: bool) -> None:

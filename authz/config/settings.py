@@ -19,6 +19,13 @@ DEFAULT_HTTP: Final = "0.0.0.0:9002"
 """Metrics and health: the scraper and the orchestrator come from elsewhere."""
 
 
+class Door(enum.StrEnum):
+    """What speaks gRPC: the portable library, or Envoy itself with us inside."""
+
+    GRPCIO = "grpcio"
+    FAST = "fast"
+
+
 class LogDecisions(enum.StrEnum):
     """Which decisions get a line in the log."""
 
@@ -52,9 +59,12 @@ class ServerSettings:
 
     ``deadline_ms`` bounds one check beside the caller's own deadline. ``max_request_bytes`` is judged inside our
     handler, so that the answer is a Deny and not an RPC error (invariant VERDICTS-ARE-ANSWERS). ``http`` None means
-    that neither metrics nor health are served over HTTP.
+    that neither metrics nor health are served over HTTP. ``workers`` None means as many as there are cores for us;
+    limits and the cache are each worker's own.
     """
 
+    door: Door = Door.GRPCIO
+    workers: int | None = None
     grpc: tuple[Listener, ...] = (Listener(address=DEFAULT_GRPC),)
     http: str | None = DEFAULT_HTTP
     deadline_ms: int = 1_000

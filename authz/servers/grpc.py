@@ -1,20 +1,16 @@
-"""The portable door: Envoy's ``Authorization/Check`` over gRPC, with health and reflection.
+"""The portable door: Envoy's ``Authorization/Check`` over gRPC by grpcio, with health and reflection.
 
-Invariant VERDICTS-ARE-ANSWERS: what can be judged is judged inside the handler and leaves as a ``CheckResponse``; with
-``failure_mode_allow`` an Envoy would take an RPC error for an allow. So the transport's own limits lie above anything
-that an Envoy sends, and size, load and time are ours to refuse. What only the transport can refuse (a message over
-TRANSPORT_MAX_BYTES, a broken HTTP/2 frame) stays an RPC error: ``failure_mode_allow: false`` covers it.
+The transport's own limits lie above anything that an Envoy sends (invariant VERDICTS-ARE-ANSWERS, in
+:mod:`authz.servers.check`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any, Final
 
 import grpc
@@ -23,82 +19,16 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from authz.config.settings import Listener, ServerSettings, TlsSettings
-from authz.core.answers import Refusal, render_deny
 from authz.gate import Gate
-from authz.model import ConfigError, ConfigProblem, Decision, Deny, Reason, Rejected
+from authz.model import ConfigError, ConfigProblem
 from authz.observe import Observer
-from authz.pb.envoy.service.auth.v3 import external_auth_pb2
-from authz.servers.envoy import describe_check, parse_check, render_check
-
-SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
-
-TRANSPORT_MAX_BYTES: Final = 64 * 1024 * 1024
-"""Above any ``with_request_body.max_request_bytes`` that Envoy's own buffers allow in a shipped configuration."""
+from authz.servers.check import SERVICE, TRANSPORT_MAX_BYTES, CheckHandler
 
 TRANSPORT_MAX_METADATA_BYTES: Final = 16 * 1024 * 1024
 """Twice the largest ``max_request_headers_kb`` that Envoy accepts."""
 
-MAX_DESCRIBED_BYTES: Final = 4 * 1024 * 1024
-"""A larger CheckRequest is refused without a look at whose it was."""
-
-MARGIN_S: Final = 0.020
-MARGIN_SHARE: Final = 0.10
-"""We answer this much before the caller gives up: an answer that comes too late is a fail-open for some callers."""
-
-IDLE_BEFORE_STOP_S: Final = 1.0
 
 _UNIX: Final = "unix:"
-
-_INTERNAL: Final[bytes] = render_check(render_deny(Refusal(reason=Reason.INTERNAL)))
-
-
-class CheckHandler:
-    """Answers checks, whatever happens; counts those under way."""
-
-    def __init__(self, gate: Gate, settings: ServerSettings, observer: Observer) -> None:
-        self._gate = gate
-        self._settings = settings
-        self._observer = observer
-        self.in_flight = 0
-        self.last_s = 0.0
-
-    async def check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        """Answer one serialized ``CheckRequest``."""
-        received_ns = perf_counter_ns()
-        self.last_s = asyncio.get_running_loop().time()
-        self.in_flight += 1
-        try:
-            decision = await self._decide(raw, context, received_ns)
-            return render_check(decision)
-        except Exception as error:  # noqa: BLE001 - the one place where all that is left becomes a Deny
-            # The transport's last line, the only one of its kind: our own bug must not become an RPC error.
-            with contextlib.suppress(Exception):  # what failed may fail again
-                self._observer.internal_error(error)
-                decision = self._refuse(Reason.INTERNAL, raw, received_ns)
-                return render_check(decision)
-            return _INTERNAL
-        finally:
-            self.in_flight -= 1
-
-    async def _decide(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any], received_ns: int) -> Decision:
-        if self.in_flight > self._settings.max_inflight:
-            return self._refuse(Reason.OVERLOADED, raw, received_ns)
-        if len(raw) > self._settings.max_request_bytes:
-            detail = f"a CheckRequest of {len(raw)} bytes, at most {self._settings.max_request_bytes} are read"
-            return self._refuse(Reason.REQUEST_TOO_LARGE, raw, received_ns, detail)
-        try:
-            request = parse_check(raw)
-        except Rejected as rejected:
-            return self._refuse(rejected.reason, raw, received_ns, rejected.detail)
-        budget_s = self._settings.deadline_ms / 1_000
-        left_s = context.time_remaining()
-        if left_s is not None:
-            budget_s = min(budget_s, left_s - max(MARGIN_S, left_s * MARGIN_SHARE))
-        return await self._gate.check(request, received_ns=received_ns, deadline_s=self.last_s + budget_s)
-
-    def _refuse(self, reason: Reason, raw: bytes, received_ns: int, detail: str = "") -> Deny:
-        seen = describe_check(raw) if len(raw) <= MAX_DESCRIBED_BYTES else None
-        return self._gate.refuse(reason, detail=detail, request=seen, received_ns=received_ns)
 
 
 class GrpcServer:
@@ -124,7 +54,7 @@ class GrpcServer:
         """
         # Made here: it belongs to the event loop that is running.
         self._server = server = grpc.aio.server(options=_options(self._settings))
-        method = grpc.unary_unary_rpc_method_handler(self._handler.check)
+        method = grpc.unary_unary_rpc_method_handler(self._check)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": method}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -149,21 +79,19 @@ class GrpcServer:
         Closing first would turn checks away with an RPC error, which some callers take for an allow.
         """
         await self._health.enter_graceful_shutdown()
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        while not at_once and loop.time() - began_s < self._settings.drain_s:
-            quiet_s = loop.time() - max(self._handler.last_s, began_s)
-            if self._handler.in_flight == 0 and quiet_s >= min(IDLE_BEFORE_STOP_S, self._settings.drain_s):
-                break
-            await asyncio.sleep(0.05)
+        if not at_once:
+            await self._handler.wait_until_quiet()
         if self._server is not None:
             await self._server.stop(grace=0 if at_once else max(1.0, self._settings.deadline_ms / 1_000))
+
+    async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        return await self._handler.check(raw, context.time_remaining())
 
 
 def _bind(server: grpc.aio.Server, listener: Listener) -> int:
     path = listener.address.removeprefix(_UNIX) if listener.address.startswith(_UNIX) else None
     if path is not None:
-        _remove_socket(Path(path))
+        remove_socket(Path(path))
     try:
         if listener.tls is None:
             port = server.add_insecure_port(listener.address)
@@ -178,11 +106,11 @@ def _bind(server: grpc.aio.Server, listener: Listener) -> int:
     return port
 
 
-def _remove_socket(path: Path) -> None:
+def remove_socket(path: Path) -> None:
     """Take away a socket that a former run left over; anything else stays where it is.
 
     Raises:
-        ConfigError: for a path where no socket can be.
+        ConfigError: if something else stands there, somebody listens, or there is no such folder.
 
     """
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -17,7 +17,6 @@ from starlette.routing import Route
 
 from authz.clients.authenticate import ProviderStatus
 from authz.model import ConfigError, ConfigProblem
-from authz.observe import Observer
 
 STOP_S = 2.0
 
@@ -32,35 +31,64 @@ class HealthView:
     providers: tuple[ProviderStatus, ...]
 
 
-def render_http_app(observer: Observer, view: Callable[[], HealthView]) -> Starlette:
-    """Build the application."""
+Order = Callable[[], Awaitable[None]]
+
+
+def render_http_app(
+    *,
+    metrics: Callable[[], Awaitable[bytes]],
+    view: Callable[[], Awaitable[Mapping[str, object]]],
+    orders: Mapping[str, Order] | None = None,
+) -> Starlette:
+    """Build the application. ``orders`` are what a supervisor may ask of a worker, with POST; never on a public port.
+
+    ``view`` says whether we are ``ready``, and more for people.
+    """
     one_scrape = asyncio.Lock()
 
-    async def metrics(_: HttpRequest) -> Response:
-        # Thousands of rules make megabytes: checks go on meanwhile, and scrapes do not add up.
+    async def show_metrics(_: HttpRequest) -> Response:
+        # Thousands of rules make megabytes: scrapes do not add up.
         async with one_scrape:
-            text = await asyncio.to_thread(observer.render_metrics)
+            text = await metrics()
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: HttpRequest) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: HttpRequest) -> Response:
-        found = view()
-        return JSONResponse(asdict(found), status_code=200 if found.ready else 503)
+        found = await view()
+        return JSONResponse(found, status_code=200 if found["ready"] else 503)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+    routes = [Route("/metrics", show_metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    routes += [Route(f"/{name}", _taking(order), methods=["POST"]) for name, order in (orders or {}).items()]
+    return Starlette(routes=routes)
+
+
+def _taking(order: Order) -> Callable[[HttpRequest], Awaitable[Response]]:
+    async def take(_: HttpRequest) -> Response:
+        await order()
+        return PlainTextResponse("done\n")
+
+    return take
 
 
 class HttpServer:
-    """Serves an application in the running event loop. ``port`` is the bound one, ``address`` has it too."""
+    """Serves an application in the running event loop.
+
+    ``port`` is the bound one, 0 for an address ``unix:/path``; ``address`` has it too.
+    """
 
     def __init__(self, app: Starlette, address: str) -> None:
-        self.address = address
+        self._address = address
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
         self._server = uvicorn.Server(config)
         self._task: asyncio.Task[None] | None = None
         self.port = 0
+
+    @property
+    def address(self) -> str:
+        """The address with the bound port."""
+        return f"{self._address.rpartition(':')[0]}:{self.port}" if self.port else self._address
 
     async def start(self) -> None:
         """Bind and serve.
@@ -69,19 +97,16 @@ class HttpServer:
             ConfigError: for an address that cannot be bound.
 
         """
-        host, _, port = self.address.rpartition(":")
-        bare = host.removeprefix("[").removesuffix("]")
-        bound = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound, at = _make_socket(self.address)
         try:
-            bound.bind((bare, int(port)))
+            bound.bind(at)
             bound.listen()  # at once: whoever is told that we listen may call
         except OSError as error:
             bound.close()
             message = f"cannot listen on `{self.address}`: {error.strerror}"
             raise ConfigError(ConfigProblem(message=message, path="server.http")) from None
-        self.port = bound.getsockname()[1]
-        self.address = f"{host}:{self.port}"
+        if bound.family != socket.AF_UNIX:
+            self.port = bound.getsockname()[1]
         self._task = asyncio.create_task(self._serve(bound))
 
     async def stop(self) -> None:
@@ -96,3 +121,13 @@ class HttpServer:
         # uvicorn's own `serve` takes the process's signals, which are the application's.
         with contextlib.closing(bound):
             await self._server._serve([bound])  # noqa: SLF001 - see above; there is no public way
+
+
+def _make_socket(address: str) -> tuple[socket.socket, str | tuple[str, int]]:
+    if address.startswith("unix:"):
+        return socket.socket(socket.AF_UNIX), address.removeprefix("unix:")
+    host, _, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    made = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return made, (bare, int(port))

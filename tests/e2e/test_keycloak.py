@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,16 @@ from typing import Any
 import grpc
 import pytest
 
-from authz.app import App, SystemClock
+from authz.app import SystemClock
 from authz.clients.probe import probe
-from authz.observe import Observer, configure_logging
-from authz.pb.envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from tests.fakes import Signer
 from tests.keycloak.server import Keycloak, missing
 from tests.parts import lacking
+from tests.servers.service import DOORS, Service, ask, check_request, running, serving, told
 
 pytestmark = [pytest.mark.keycloak, pytest.mark.timeout(1_500)]
 
+RULES, _, SERVER = Path(__file__).with_name("keycloak_rules.yaml").read_text().partition("server:\n  ")
 PUBLIC = "http://sso.example.test:8080"
 
 
@@ -38,28 +36,27 @@ def keycloak() -> Iterator[Keycloak]:
         yield running
 
 
-class Service:
+class Asked:
     """The running service, asked over gRPC."""
 
-    def __init__(self, app: App, lines: list[dict[str, Any]], log: io.StringIO) -> None:
-        self.lines = lines
-        self.log = log
-        self.authenticators = app.gate.snapshot.authenticators if app.gate.snapshot is not None else {}
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{app.grpc.ports[0]}")
-        self._check = self._channel.unary_unary(
-            "/envoy.service.auth.v3.Authorization/Check",
-            request_serializer=CheckRequest.SerializeToString,
-            response_deserializer=CheckResponse.FromString,
-        )
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._seen = 0
+        self._channel = grpc.aio.insecure_channel(service.address)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return self._service.lines
+
+    @property
+    def log(self) -> io.StringIO:
+        return self._service.log
 
     async def ask(self, path: str, token: str) -> str:
         """Return ``allow``, or the Reason of the deny."""
-        message = CheckRequest()
-        http = message.attributes.request.http
-        http.method, http.host, http.path = "GET", "a.example", path
-        http.headers["authorization"] = f"Bearer {token}"
-        response = await self._check(message, timeout=10)
-        line = self.lines[-1]
+        response = await ask(self._channel, check_request(path, authorization=f"Bearer {token}"))
+        self._seen += 1
+        line = (await told(self._service, self._seen))[-1]
         assert (response.status.code == 0) is (line["decision"] == "allow")
         reason: str = line.get("reason", "allow")
         return reason
@@ -68,26 +65,21 @@ class Service:
         await self._channel.close(None)
 
 
-@pytest.fixture
-async def service(keycloak: Keycloak, tmp_path: Path) -> AsyncIterator[Service]:
-    rules = Path(shutil.copy(Path(__file__).with_name("keycloak_rules.yaml"), tmp_path / "rules.yaml"))
-    environ = {
+def environ_of(keycloak: Keycloak) -> dict[str, str]:
+    return {
         "ISSUER": keycloak.issuer(),
         "INTERNAL": f"{keycloak.base_url}/realms/shop",
         "ORDERS_SECRET": keycloak.secret("orders-api") or "",
         "KC_AUTHZ_SECRET": keycloak.secret("kc-authz") or "",
     }
-    lines: list[dict[str, Any]] = []
-    log = io.StringIO()
-    configure_logging(stream=log, colour=False)
-    app = App(
-        rules, environ=environ, observer=Observer(stream=io.StringIO(), sink=lambda its: lines.append(json.loads(its)))
-    )
-    await app.start()
-    running = Service(app, lines, log)
-    yield running
-    await running.close()
-    await app.stop(at_once=True)
+
+
+@pytest.fixture(params=DOORS)
+async def service(keycloak: Keycloak, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
+    async with serving(request.param, tmp_path, RULES, server=SERVER, environ=environ_of(keycloak)) as running:
+        asked = Asked(running)
+        yield asked
+        await asked.close()
 
 
 def access(keycloak: Keycloak, client: str = "web", **kwargs: Any) -> str:
@@ -97,7 +89,7 @@ def access(keycloak: Keycloak, client: str = "web", **kwargs: Any) -> str:
     return token
 
 
-async def test_password_and_client_credentials(keycloak: Keycloak, service: Service) -> None:
+async def test_password_and_client_credentials(keycloak: Keycloak, service: Asked) -> None:
     assert await service.ask("/orders", access(keycloak)) == "allow"
     line = service.lines[-1]
     assert (line["issuer"], line["client"]) == (f"{PUBLIC}/realms/shop", "web")
@@ -106,7 +98,7 @@ async def test_password_and_client_credentials(keycloak: Keycloak, service: Serv
     assert await service.ask("/orders", access(keycloak, username="bob")) == "role_missing"
 
 
-async def test_roles_and_groups(keycloak: Keycloak, service: Service) -> None:
+async def test_roles_and_groups(keycloak: Keycloak, service: Asked) -> None:
     alice, bob = access(keycloak), access(keycloak, username="bob")
     for path, expected in (
         ("/orders", "allow"),
@@ -120,20 +112,20 @@ async def test_roles_and_groups(keycloak: Keycloak, service: Service) -> None:
         assert await service.ask(path, bob) == expected, path
 
 
-async def test_a_lightweight_token_is_asked_about(keycloak: Keycloak, service: Service) -> None:
+async def test_a_lightweight_token_is_asked_about(keycloak: Keycloak, service: Asked) -> None:
     token = access(keycloak, "web-light")
     assert await service.ask("/orders", token) == "allow"
     assert service.lines[-1]["subject"] == keycloak.user_id("alice")
     assert await service.ask("/ops", token) == "allow"
 
 
-async def test_an_introspecting_client_that_is_not_in_the_audience(keycloak: Keycloak, service: Service) -> None:
+async def test_an_introspecting_client_that_is_not_in_the_audience(keycloak: Keycloak, service: Asked) -> None:
     assert await service.ask("/stranger", access(keycloak)) == "allow"
     assert await service.ask("/stranger", access(keycloak, "web-noaud")) == "token_inactive"
     assert "client `kc-authz` is not in the token's `aud`" in service.log.getvalue()
 
 
-async def test_after_a_logout_introspection_says_inactive(keycloak: Keycloak, service: Service) -> None:
+async def test_after_a_logout_introspection_says_inactive(keycloak: Keycloak, service: Asked) -> None:
     tokens = keycloak.token("web", username="alice")
     assert await service.ask("/asked", tokens["access_token"]) == "allow"
     keycloak.logout(tokens, "web")
@@ -142,38 +134,38 @@ async def test_after_a_logout_introspection_says_inactive(keycloak: Keycloak, se
     assert await service.ask("/orders", tokens["access_token"]) == "allow"
 
 
-async def test_other_tokens_are_no_access_tokens(keycloak: Keycloak, service: Service) -> None:
+async def test_other_tokens_are_no_access_tokens(keycloak: Keycloak, service: Asked) -> None:
     tokens = keycloak.token("web", username="alice", scope="openid")
     assert await service.ask("/any", tokens["access_token"]) == "allow"
     assert await service.ask("/any", tokens["id_token"]) == "token_type"
     assert await service.ask("/any", tokens["refresh_token"]) == "jwt_algorithm"
 
 
-async def test_a_token_of_another_realm(keycloak: Keycloak, service: Service) -> None:
+async def test_a_token_of_another_realm(keycloak: Keycloak, service: Asked) -> None:
     other = keycloak.token("web", username="mallory", realm="other")["access_token"]
     assert await service.ask("/orders", other) == "issuer_mismatch"
     assert await service.ask("/orders", access(keycloak)) == "allow"
 
 
-async def test_a_token_for_somebody_else(keycloak: Keycloak, service: Service) -> None:
+async def test_a_token_for_somebody_else(keycloak: Keycloak, service: Asked) -> None:
     token = access(keycloak)
     assert await service.ask("/any", token) == "allow"
     assert await service.ask("/billing", token) == "audience_mismatch"
 
 
-async def test_the_public_name_alone_does_not_lead_to_the_keys(keycloak: Keycloak, service: Service) -> None:
+async def test_the_public_name_alone_does_not_lead_to_the_keys(keycloak: Keycloak, service: Asked) -> None:
     assert await service.ask("/outside", access(keycloak)) == "keys_unavailable"
     assert await service.ask("/orders", access(keycloak)) == "allow"
 
 
-async def test_an_expired_token(keycloak: Keycloak, service: Service) -> None:
+async def test_an_expired_token(keycloak: Keycloak, service: Asked) -> None:
     token = access(keycloak, "short")
     assert await service.ask("/strict", token) == "allow"
     await asyncio.sleep(4)
     assert await service.ask("/strict", token) == "expired"
 
 
-async def test_keys_rotate_without_one_refused_good_token(keycloak: Keycloak, service: Service) -> None:
+async def test_keys_rotate_without_one_refused_good_token(keycloak: Keycloak, service: Asked) -> None:
     old = access(keycloak)
     assert await service.ask("/orders", old) == "allow"
     keycloak.rotate_key()
@@ -192,17 +184,19 @@ async def test_keys_rotate_without_one_refused_good_token(keycloak: Keycloak, se
 
 
 async def test_validate_online_finds_what_is_wrong_with_the_introspecting_client(
-    keycloak: Keycloak, service: Service
+    keycloak: Keycloak, tmp_path: Path
 ) -> None:
-    authenticators = service.authenticators
     clock = SystemClock()
-    for name, client, good in (
-        ("shop", "web", True),
-        ("stranger", "web", True),
-        ("stranger", "web-noaud", False),
-    ):
-        findings = await probe(authenticators[name], access(keycloak, client), clock=clock)
-        assert [its.good for its in findings] == [True, True, True, good], findings
-        assert ("audience mapper" in findings[-1].text) is not good
-        assert "issuer as configured" in findings[0].text
-        assert "clock" in findings[1].text
+    async with running(tmp_path, RULES, server=SERVER, environ=environ_of(keycloak)) as service:
+        assert service.app.gate.snapshot is not None
+        authenticators = service.app.gate.snapshot.authenticators
+        for name, client, good in (
+            ("shop", "web", True),
+            ("stranger", "web", True),
+            ("stranger", "web-noaud", False),
+        ):
+            findings = await probe(authenticators[name], access(keycloak, client), clock=clock)
+            assert [its.good for its in findings] == [True, True, True, good], findings
+            assert ("audience mapper" in findings[-1].text) is not good
+            assert "issuer as configured" in findings[0].text
+            assert "clock" in findings[1].text

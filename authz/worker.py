@@ -1,0 +1,151 @@
+"""The service inside one worker of the fast door: what pyvoy's module, in Envoy, looks for.
+
+``APPLICATION`` is the first filter's and owns the service; ``FURTHER`` is that of all other filters of this process,
+which start later and pass their calls to the same door. Nothing happens at import: pyvoy tells when to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from authz.app import App
+from authz.config.settings import ServerSettings
+from authz.gate import Gate
+from authz.lines import LineQueue
+from authz.model import ConfigError
+from authz.observe import Observer, configure_logging
+from authz.servers.asgi import AsgiDoor
+
+ORDERS: Final = "AUTHZ_WORKER"
+"""The environment variable with a worker's :class:`WorkerOrders`, in JSON."""
+
+EARLY_S: Final = 0.5
+"""How long the first start waits for the policy before it takes calls: ``not_ready`` is an answer, a refused
+connection is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrders:
+    """What a supervisor tells its worker.
+
+    ``control`` is the socket to be asked at, ``lock`` keeps lines whole, ``alive_fd`` ends with the supervisor.
+    ``patient`` means that others take calls meanwhile, so that this one takes none before it is ready.
+    """
+
+    file: str
+    control: str
+    lock: str
+    alive_fd: int
+    patient: bool
+
+    def render(self) -> str:
+        """Return it for the environment."""
+        return json.dumps(asdict(self))
+
+
+class Service:
+    """The running service of this process."""
+
+    def __init__(self) -> None:
+        self.door: AsgiDoor | None = None
+        self._app: App | None = None
+        self._logs: tuple[LineQueue, ...] = ()
+
+    async def start(self, environ: Mapping[str, str]) -> AsgiDoor:
+        """Start it in the running event loop.
+
+        Raises:
+            ConfigError: for a file that has gone bad since the supervisor read it.
+
+        """
+        orders = WorkerOrders(**json.loads(environ[ORDERS]))
+        log, decisions = self._logs = _open_logs(Path(orders.lock))
+        configure_logging(stream=log, colour=None)
+        app = self._app = App(
+            Path(orders.file),
+            environ=environ,
+            observer=Observer(stream=decisions),
+            make_door=self._make_door,
+            control=f"unix:{orders.control}",
+        )
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(app.report)
+        loop.add_reader(orders.alive_fd, _end)
+        starting = loop.create_task(app.start())
+        await asyncio.wait((starting,), timeout=None if orders.patient else EARLY_S)
+        if starting.done():
+            starting.result()
+        starting.add_done_callback(_end_if_failed)
+        return app.grpc  # type: ignore[return-value]  # made by _make_door
+
+    async def stop(self) -> None:
+        """End it: the callers are gone, or the machine wants us gone."""
+        if self._app is not None:
+            await self._app.stop(at_once=True)
+        for log in self._logs:
+            await asyncio.to_thread(log.close)
+
+    def _make_door(self, gate: Gate, settings: ServerSettings, observer: Observer) -> AsgiDoor:
+        self.door = AsgiDoor(gate, settings, observer)
+        return self.door
+
+
+class Filter:
+    """The ASGI application of one filter."""
+
+    def __init__(self, service: Service, *, owner: bool) -> None:
+        self._service = service
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Live, or answer one call."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await scope["state"]["door"](scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            door = await self._service.start(os.environ) if self._owner else self._service.door
+        except ConfigError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        scope["state"]["door"] = door
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self._owner:
+            await self._service.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _open_logs(lock: Path) -> tuple[LineQueue, LineQueue]:
+    """Return the logs' ends; each has the lock open for itself, or one would let the other in."""
+    log, decisions = (LineQueue(stream, lock=lock.open("rb")) for stream in (sys.stderr, sys.stdout))
+    return log, decisions
+
+
+def _end() -> None:
+    """End this process as the supervisor would, which is no more."""
+    asyncio.get_running_loop().remove_reader(json.loads(os.environ[ORDERS])["alive_fd"])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_if_failed(starting: asyncio.Task[None]) -> None:
+    if not starting.cancelled() and starting.exception() is not None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+_SERVICE: Final = Service()
+APPLICATION: Final = Filter(_SERVICE, owner=True)
+FURTHER: Final = Filter(_SERVICE, owner=False)

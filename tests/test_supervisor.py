@@ -1,0 +1,214 @@
+"""Workers as one service: restarted, summed, told to reload, and never without somebody who minds them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from authz.config import load
+from authz.model import ConfigError
+from authz.servers.engine import OWN_ENVOY, find_engine
+from authz.supervisor import choose_workers, count_cores
+from tests.servers.service import RULES, RunningProcess, ask, check_request, require_fast, running_fast, told
+
+CLOSED = RULES.replace("allow: anyone", "allow: nobody")
+
+
+async def until(true: Callable[[], Awaitable[bool]], *, seconds: float = 15) -> None:
+    async with asyncio.timeout(seconds):
+        while not await true():
+            await asyncio.sleep(0.05)
+
+
+async def view(service: RunningProcess) -> dict[str, Any]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        found: dict[str, Any] = (await client.get(f"{service.http}/readyz")).json()
+        return found
+
+
+async def figure(service: RunningProcess, name: str) -> float:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"{service.http}/metrics")).text
+    values = [float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name}{{")]
+    values += [float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")]
+    return sum(values)
+
+
+async def ask_each(service: RunningProcess, times: int) -> set[str]:
+    """Ask over many connections, which the system spreads over the workers."""
+    said = set()
+    for number in range(times):
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(service.address, options=options) as channel:
+            said.add((await ask(channel, check_request(f"/x/{number}"))).status.message or "allow")
+    return said
+
+
+async def test_a_worker_that_ends_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
+    async with running_fast(tmp_path, workers=2) as service:
+        assert service.facts["envoy"].count(".") == 2
+        before = await view(service)
+        assert [its["ready"] for its in before["workers"]] == [True, True]
+        assert await ask_each(service, 20) == {"allow"}
+        assert await figure(service, "authz_decisions_total") == 20
+        assert await figure(service, "authz_workers_ready") == 2
+        os.kill(before["workers"][0]["pid"], signal.SIGKILL)
+
+        async def is_replaced() -> bool:
+            now = await view(service)
+            assert now["ready"], "one is enough"
+            return now["workers"][0]["restarts"] == 1 and all(its["ready"] for its in now["workers"])
+
+        # Whoever connects meanwhile comes to the one that is there: nobody is refused.
+        while not await is_replaced():
+            assert await ask_each(service, 3) == {"allow"}
+        assert await figure(service, "authz_worker_restarts_total") == 1
+        seen = len(await told(service, 20))
+        assert await figure(service, "authz_decisions_total") == seen, "the counts of the lost worker stay"
+        assert len(service.events("worker ended, starting another")) == 1
+
+
+async def test_sighup_reloads_every_worker_and_lines_stay_whole(tmp_path: Path) -> None:
+    async with running_fast(tmp_path, workers=2) as service:
+        text = service.rules.read_text()
+        service.rules.write_text(text.replace("allow: anyone", "allow: nobody"))
+        service.send(signal.SIGHUP)
+
+        async def is_reloaded() -> bool:
+            return bool((await view(service))["generation"] >= 2)
+
+        await until(is_reloaded)
+        assert await ask_each(service, 10) == {"nobody"}
+        # Each line is larger than what a pipe takes at once.
+        before = len(await told(service, 10))
+        long = "é" * 250
+        channels = [
+            grpc.aio.insecure_channel(service.address, options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(8)
+        ]
+        messages = [check_request(f"/{long}/{number}", x_request_id=long) for number in range(50)]
+        await asyncio.gather(*(ask(channel, message) for channel in channels for message in messages))
+        for channel in channels:
+            await channel.close(None)
+        lines = await told(service, before + 400)
+        assert len(lines) == before + 400, "each is JSON, or its reader had failed"
+
+
+async def test_workers_end_with_their_supervisor_however_it_ends(tmp_path: Path) -> None:
+    async with running_fast(tmp_path) as service:
+        (worker,) = (await view(service))["workers"]
+        service.send(signal.SIGKILL)
+        await service.wait()
+
+        async def is_gone() -> bool:
+            return not Path(f"/proc/{worker['pid']}").exists()
+
+        await until(is_gone)
+
+
+async def test_the_runtime_folder_is_private_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    file = tmp_path / "rules.yaml"
+    server = 'door: fast\n  workers: 1\n  drain_s: 0\n  grpc: [{address: "127.0.0.1:0"}]\n  http: null'
+    file.write_text(f"{RULES}\nserver:\n  {server}\n")
+    require_fast()
+    service = RunningProcess(file)
+    try:
+        await service.start({"TMPDIR": str(tmp_path / "tmp")})
+        (folder,) = (tmp_path / "tmp").iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / "0" / "admin").is_socket()
+    finally:
+        await service.stop()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
+    require_fast()
+    broken = tmp_path / "envoy"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exec "$REAL" --version\nexit 3\n')
+    broken.chmod(0o755)
+    file = tmp_path / "rules.yaml"
+    file.write_text(f'{RULES}\nserver: {{door: fast, workers: 1, http: null, grpc: [{{address: "127.0.0.1:0"}}]}}\n')
+    environ = os.environ | {OWN_ENVOY: str(broken), "REAL": find_engine({}).binary}
+    command = [sys.executable, "-m", "authz", "serve", str(file)]
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "worker 0 ended with code 3 before it was ready: the log says why" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_envoy_must_be_of_the_same_minor_version(tmp_path: Path) -> None:
+    require_fast()
+    other = tmp_path / "envoy"
+    other.write_text("#!/bin/sh\necho 'envoy  version: abc/1.2.3/Clean/RELEASE/BoringSSL'\n")
+    other.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"is Envoy 1\.2\.3, and pyvoy's module is made for"):
+        find_engine({OWN_ENVOY: str(other)})
+    with pytest.raises(ConfigError, match="cannot start"):
+        find_engine({OWN_ENVOY: str(tmp_path / "none")})
+    own = find_engine({}).binary
+    assert find_engine({OWN_ENVOY: own}).binary == own
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("sys.modules['pyvoy'] = None", "`pyvoy` is not installed: pip install 'authz[fast]'"),
+        ("import find_libpython; find_libpython.candidate_paths = lambda: []", "apt-get install libpython3."),
+    ],
+)
+def test_what_is_lacking_is_named(code: str, text: str, tmp_path: Path) -> None:
+    require_fast()
+    file = tmp_path / "rules.yaml"
+    file.write_text(f"{RULES}\nserver: {{door: fast}}\n")
+    program = f"import sys\n{code}\nfrom authz.cli import main\nmain(['serve', {str(file)!r}])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "asked", "count"),
+    [
+        ("{}", None, count_cores()),
+        ("{}", 3, 3),
+        ("{workers: 5}", None, 5),
+        ("{workers: 5}", 2, 2),
+        ('{grpc: [{address: "unix:/x"}]}', None, 1),
+        ('{grpc: [{address: "unix:/x"}]}', 1, 1),
+        ('{grpc: [{address: "unix:/x"}]}', 2, 0),
+    ],
+)
+def test_how_many_workers(server: str, asked: int | None, count: int, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    part = server.replace("{", "{door: fast, ", 1)
+    file.write_text(f"{RULES}\nserver: {part}\n")
+    configuration = load(file, environ={})
+    if count == 0:
+        with pytest.raises(ConfigError, match="a unix socket leads to one process"):
+            choose_workers(configuration, asked)
+    else:
+        assert choose_workers(configuration, asked) == count
+
+
+def test_the_portable_door_has_one_process(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    command = [sys.executable, "-m", "authz", "serve", "--workers", "2", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "the door `grpcio` has one process" in done.stderr
