@@ -54,8 +54,12 @@ proto: $(STAMP) ## generate authz/pb from proto/
 docs: $(STAMP) ## generate the tables of docs/ from the code
 	@$(BIN)/python tools/docs.py
 
-bench: $(STAMP) ## CPU per check, side by side with a do-nothing server
+bench: $(VENV)/.bench ## CPU per check, side by side with servers that do nothing, and with peers (ARGS=--quick)
 	@$(BIN)/python bench/bench.py $(ARGS)
+
+$(VENV)/.bench: $(STAMP) requirements/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/bench.txt
+	@touch $@
 
 mutate: $(STAMP) ## mutation testing of authz/core (an hour or more)
 	@$(BIN)/mutmut run
@@ -65,6 +69,8 @@ lock: $(STAMP) ## resolve the dependencies anew and pin them by hash
 	  pyproject.toml --group dev -o requirements/dev.txt
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal \
 	  pyproject.toml --extra demo --extra fast -c requirements/dev.txt -o requirements/runtime.txt
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal \
+	  --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean: ## remove what the targets made
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .coverage mutants

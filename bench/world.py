@@ -180,7 +180,11 @@ providers:
     issuer: {ISSUER}
     audiences: [{AUDIENCE}]
     keys: {{jwks_url: "{world.jwks_url}"}}
-    introspection: {{client_id: api, client_secret: "${{env:BENCH_SECRET}}", endpoint: "{world.introspection_url}", cache: 1h}}
+    introspection:
+      client_id: api
+      client_secret: "${{env:BENCH_SECRET}}"
+      endpoint: "{world.introspection_url}"
+      cache: 1h
 identity_headers: {{x-user: "{{sub}}", x-email: "{{email}}"}}
 rules:
   - {{name: orders, hosts: [{HOST}], paths: ["/api/v1/orders/{{id}}"], methods: [GET], tokens_from: demo,

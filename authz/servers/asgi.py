@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -24,7 +24,7 @@ from authz.config.settings import ServerSettings
 from authz.gate import Gate
 from authz.observe import Observer
 from authz.servers.check import IDLE_BEFORE_STOP_S, SERVICE, TRANSPORT_MAX_BYTES, CheckHandler
-from authz.servers.frames import Code, FrameReader, RpcError, find_whole, parse_timeout, render_frame
+from authz.servers.frames import Code, FrameReader, RpcError, find_whole, match_timeout, parse_timeout, render_frame
 from authz.servers.health import SERVICE_UNKNOWN, HealthBoard
 
 CHECK: Final = f"/{SERVICE}/Check"
@@ -99,21 +99,38 @@ class AsgiDoor:
                 timeout = value
             elif name == b"grpc-encoding":
                 encoding = value
-        call = Call(receive, send, encoding)
+        path = scope["path"]
         try:
             if scope["method"] != "POST":
                 await _refuse(send, 405, [(b"allow", b"POST")])
             elif kind != b"application/grpc" and not kind.startswith((b"application/grpc+", b"application/grpc;")):
                 await _refuse(send, 415, [])
+            elif path == CHECK and asyncio.get_running_loop() is self._home:
+                await self._check_here(receive, send, timeout, encoding)
             else:
-                if timeout is not None:
-                    call.expire_in(parse_timeout(timeout))
-                await self._routes.get(scope["path"], _refuse_method)(call)
+                await self._answer(Call(receive, send, encoding), timeout, self._routes.get(path, _refuse_method))
+        except OSError:
+            return  # the caller has gone: nobody is left to answer
+
+    async def _check_here(self, receive: Receive, send: Send, patience: bytes | None, encoding: bytes) -> None:
+        """Answer a check by the shortest way: a message that came whole, in the loop where the service is at home."""
+        event = await receive()
+        message = find_whole(event.get("body", b""), TRANSPORT_MAX_BYTES)
+        left_s = None if patience is None else match_timeout(patience)
+        if message is None or (patience is not None and left_s is None):
+            call = Call(_after(event, receive), send, encoding)
+            await self._answer(call, patience, self._check)
+            return
+        await _send_only(send, await self._handler.check(message, left_s))
+
+    async def _answer(self, call: Call, patience: bytes | None, route: Callable[[Call], Awaitable[None]]) -> None:
+        try:
+            if patience is not None:
+                call.expire_in(parse_timeout(patience))
+            await route(call)
         except RpcError as error:
             with contextlib.suppress(OSError):
                 await call.end(error.code, error.text)
-        except OSError:
-            return  # the caller has gone: nobody is left to answer
 
     async def _check(self, call: Call) -> None:
         raw = await call.read_only(TRANSPORT_MAX_BYTES)
@@ -222,9 +239,7 @@ class Call:
 
     async def answer(self, message: bytes) -> None:
         """Send the only message, and OK."""
-        await self._send(_START)
-        await self._send({"type": "http.response.body", "body": render_frame(message), "more_body": False})
-        await self._send(_OK)
+        await _send_only(self._send, message)
 
     async def end(self, code: Code, text: str = "") -> None:
         """Send the status."""
@@ -259,6 +274,22 @@ class Call:
         self._open = event.get("more_body", False)
         body: bytes = event.get("body", b"")
         return body
+
+
+async def _send_only(send: Send, message: bytes) -> None:
+    await send(_START)
+    await send({"type": "http.response.body", "body": render_frame(message), "more_body": False})
+    await send(_OK)
+
+
+def _after(event: MutableMapping[str, Any], receive: Receive) -> Receive:
+    """Give an event back that was taken too early, and then what comes after it."""
+    taken = [event]
+
+    async def receive_on() -> MutableMapping[str, Any]:
+        return taken.pop() if taken else await receive()
+
+    return receive_on
 
 
 async def _read_service(call: Call) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import lru_cache
 from typing import Final
 
 _HEAD_BYTES: Final = 5
@@ -40,6 +41,13 @@ class RpcError(Exception):
         self.text = text
 
 
+@lru_cache(maxsize=256)
+def match_timeout(value: bytes) -> float | None:
+    """Return the seconds of a ``grpc-timeout``, None for what is none. A proxy sends the same few again and again."""
+    found = _TIMEOUT.fullmatch(value)
+    return None if found is None else int(found[1]) * _UNIT_S[found[2]]
+
+
 def parse_timeout(value: bytes) -> float:
     """Return the seconds of a ``grpc-timeout``.
 
@@ -47,10 +55,10 @@ def parse_timeout(value: bytes) -> float:
         RpcError: INTERNAL, as grpcio says it.
 
     """
-    found = _TIMEOUT.fullmatch(value)
-    if found is None:
+    seconds = match_timeout(value)
+    if seconds is None:
         raise RpcError(Code.INTERNAL, "bad grpc-timeout")
-    return int(found[1]) * _UNIT_S[found[2]]
+    return seconds
 
 
 def render_frame(message: bytes) -> bytes:
