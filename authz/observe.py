@@ -271,13 +271,10 @@ class _Figures(Collector):
             broken.add_metric((status.name,), 0 if status.breaker in ("", "closed") else 1)
         yield from (healthy, keys, age, broken)
         stats = self._cache()
-        for name, text, value in (
-            ("entries", "Proved tokens in the cache.", stats.entries),
-            ("bytes", "Size of the cache, estimated.", stats.bytes),
-            ("hits", "Look-ups that found evidence, since the start.", stats.hits),
-            ("misses", "Look-ups that found none, since the start.", stats.misses),
-        ):
-            yield GaugeMetricFamily(f"authz_cache_{name}", text, value=value)
+        yield GaugeMetricFamily("authz_cache_entries", "Tokens in the cache, proved or refused.", stats.entries)
+        yield GaugeMetricFamily("authz_cache_bytes", "Size of the cache, estimated.", stats.bytes)
+        yield CounterMetricFamily("authz_cache_hits", "Look-ups that found evidence.", stats.hits)
+        yield CounterMetricFamily("authz_cache_misses", "Look-ups that found none.", stats.misses)
         yield CounterMetricFamily("authz_log_lines_lost", "Lines that the log's reader was too slow for.", self._lost())
 
 

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 from fleet import Fleet, make_fleet
@@ -25,9 +24,10 @@ from world import CHECK, LARGE, SMALL, Size, World, ZipfTokens, cycle, is_allow,
 
 SERVER_CORE: Final = 0
 TOKENS: Final = 10_000
-CLOSED: Final = Load(connections=8, in_flight=64, seconds=2.0)
 RATE: Final = 1_000.0
-WARM_S: Final = 0.5
+FRESH_RATE: Final = 400.0
+FEW: Final = 10
+MANY: Final = 10_000
 
 
 class Bench:
@@ -86,31 +86,21 @@ class Bench:
         for kind in ("closed", "2", "64"):
             await self.measure(f"Zipf over {count:,} tokens, {size.name}", fleet.all, self.load(kind), source)
 
-    async def one_token(self, fleet: Fleet, size: Size) -> None:
-        """One token again and again: the shortest way through each server."""
-        body = self.world.body(size, self.world.token(size))
-        await self.measure(f"one token, {size.name}", fleet.all, self.load("closed"), lambda _: repeat(body))
-
-    async def fresh(self, fleet: Fleet, size: Size) -> None:
-        """Every token new: a signature is verified for each check."""
-        need = int(self.rounds * self.seconds * 12_000 * 0.4)
+    async def each_kind(self, fleet: Fleet, size: Size, rules: int) -> None:
+        """Measure each kind of check: a token known, an opaque one known, none at all, and every token new."""
+        many = f", {rules:,} rules" if rules > FEW else ""
+        closed = self.load("closed")
+        known = self.world.body(size, self.world.token(size))
+        await self.measure(f"one token, {size.name}{many}", fleet.all, closed, lambda _: repeat(known))
+        opaque = self.world.body(size, "opaque-token-of-the-bench")
+        await self.measure(f"one opaque token{many}", fleet.ours, closed, lambda _: repeat(opaque))
+        nobody = self.world.body(size, "").replace(b"Bearer ", b"Basic_ ")
+        await self.measure(f"deny without a token{many}", fleet.ours, closed, lambda _: repeat(nobody), good=is_deny)
+        need = int(self.rounds * self.seconds * FRESH_RATE) + 100
         self.console.print(f"signing {need} tokens …", style="dim")
         bodies = [self.world.body(size, self.world.token(size)) for _ in range(need)]
-        load = Load(connections=2, rate=need / self.rounds / self.seconds * 0.35, seconds=self.seconds)
-        servers = [its for its in fleet.all if its not in fleet.nothing]
-        await self.measure(f"every token new (RS256), {size.name}", servers, load, lambda _: cycle(list(bodies)))
-
-    async def deny(self, fleet: Fleet) -> None:
-        """No token: refused without a look at anything else."""
-        body = self.world.body(SMALL, "").replace(b"Bearer ", b"Basic_ ")
-        await self.measure(
-            "deny without a token", fleet.ours, self.load("closed"), lambda _: repeat(body), good=is_deny
-        )
-
-    async def opaque(self, fleet: Fleet) -> None:
-        """Show a token that its provider was asked about before."""
-        body = self.world.body(SMALL, "opaque-token-of-the-bench")
-        await self.measure("opaque token proved before", fleet.ours, self.load("closed"), lambda _: repeat(body))
+        load = Load(connections=8, rate=FRESH_RATE, seconds=self.seconds)
+        await self.measure(f"every token new (RS256){many}", fleet.all, load, lambda _: cycle(bodies))
 
 
 def is_deny(message: bytes) -> bool:
@@ -125,23 +115,17 @@ async def run(options: argparse.Namespace, console: Console) -> Report:
     with tempfile.TemporaryDirectory(prefix="authz-bench-") as name:
         bench = Bench(world, rounds=options.rounds, seconds=options.seconds, tokens=options.tokens, console=console)
         try:
-            async with make_fleet(world, Path(name), core=SERVER_CORE, rules=10, console=console) as fleet:
+            async with make_fleet(world, Path(name), core=SERVER_CORE, rules=FEW, console=console) as fleet:
                 bench.report.servers = fleet.describe()
                 for size in (SMALL, LARGE):
                     await bench.zipf(fleet, size)
-                await bench.one_token(fleet, SMALL)
-                await bench.fresh(fleet, SMALL)
-                await bench.deny(fleet)
-                await bench.opaque(fleet)
+                await bench.each_kind(fleet, SMALL, FEW)
                 bench.report.memory = {its.name: its.pss_bytes() for its in fleet.all}
                 bench.report.ready_s = {its.name: its.ready_s for its in fleet.ours}
-            async with make_fleet(
-                world, Path(name), core=SERVER_CORE, rules=10_000, console=console, peers=False
-            ) as many:
-                bench.report.ready_many_s = {its.name: its.ready_s for its in many.ours}
-                body = world.body(SMALL, world.token(SMALL))
-                what = f"one token, {SMALL.name}, 10,000 rules"
-                await bench.measure(what, many.all, bench.load("closed"), lambda _: repeat(body))
+            many = make_fleet(world, Path(name), core=SERVER_CORE, rules=MANY, console=console, peers=False)
+            async with many as fleet:
+                bench.report.ready_many_s = {its.name: its.ready_s for its in fleet.ours}
+                await bench.each_kind(fleet, SMALL, MANY)
         finally:
             await world.stop()
     return bench.report
@@ -167,11 +151,6 @@ def main() -> None:
     if options.write is not None:
         report.write(options.write)
         console.print(f"written to {options.write}")
-
-
-def middle(values: Sequence[float]) -> float:
-    """Return the median, 0 of nothing."""
-    return median(values) if values else 0.0
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ class Server:
         self._folder = folder
         self._environ = dict(environ)
         self._process: subprocess.Popen[bytes] | None = None
+        self._began_s = 0.0
         self.ready_s = 0.0
-        """From the start of the process to its first answer."""
+        """From the start of the process until it takes connections."""
 
     def start(self) -> None:
         """Start it; its output goes to a file, as a container's would."""
@@ -46,10 +47,10 @@ class Server:
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - one thread, and nothing else there
         )
         log.close()
+        self._began_s = time.monotonic()
 
     async def until_open(self, *, seconds: float = 60) -> None:
         """Wait until it takes connections."""
-        began = time.monotonic()
         async with asyncio.timeout(seconds):
             while True:
                 if self._process is not None and self._process.poll() is not None:
@@ -59,7 +60,7 @@ class Server:
                     writer.close()
                     break
                 await asyncio.sleep(0.01)
-        self.ready_s = time.monotonic() - began
+        self.ready_s = time.monotonic() - self._began_s
 
     def cpu_s(self) -> float:
         """Return the CPU time of the process and all below it, in seconds."""

@@ -25,8 +25,6 @@ GAUGES: Final[Mapping[str, Callable[[float, float], float]]] = {
     # Each worker has a cache of its own.
     "authz_cache_entries": float.__add__,
     "authz_cache_bytes": float.__add__,
-    "authz_cache_hits": float.__add__,
-    "authz_cache_misses": float.__add__,
 }
 """How two values of a gauge become one. Any other is summed."""
 

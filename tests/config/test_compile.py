@@ -210,6 +210,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ],
         "client_address": {"trusted_hops": 1},
         "server": {
+            "door": "grpcio",
+            "workers": 1,
             "grpc": [
                 {"address": "127.0.0.1:9001", "tls": {"cert_file": cert, "key_file": key, "client_ca_file": cert}},
                 {"address": "unix:/run/authz.sock"},
