@@ -96,7 +96,7 @@ async def test_offline_the_decision_is_the_gates_or_open(
 ) -> None:
     """With keys that stand in the file only what the provider is asked about stays open."""
     text = of_the_gate.RULES.replace("identity_headers:", of_the_gate.OTHER + "identity_headers:")
-    text = text.replace("IDP", world.idp.url)  # before the keys come in: their base64url may well have an IDP of its own
+    text = text.replace("IDP", world.idp.url)  # before the keys come in: their base64url may hold an IDP too
     for name, signer in (("shop", world.shop), ("acme", world.acme), ("other", world.shop)):
         text = text.replace(f"{{jwks_url: {world.idp.url}/{name}}}", json.dumps({"jwks": {"keys": [signer.jwk()]}}))
     configuration = load_text(text, path=Path("rules.yaml"), environ={"S": "s"})

@@ -47,7 +47,10 @@ def refusal(
     claims: dict[str, Any], expectation: Expectation = EXPECTATION, *, introspected: bool = False
 ) -> Reason | None:
     try:
-        check_claims(claims, expectation, now_s=NOW, introspected=introspected)
+        if introspected:
+            check_claims(claims, expectation, now_s=NOW, introspected=True)
+        else:
+            check_claims(claims, expectation, now_s=NOW)  # a caller that says nothing gets the strict reading
     except Rejected as rejected:
         return rejected.reason
     return None
@@ -219,6 +222,25 @@ def test_a_principal_is_read_from_the_providers_places() -> None:
     assert bare.roles == {Role("a"), Role("b")}
     assert bare.scopes == {"c"}
     assert bare.groups == frozenset()
+    two = replace(SHOP, places=ClaimPlaces(groups=(("realm", "groups"), ("groups",))))
+    assert read_principal(two, GOOD | {"groups": ["staff"]}).groups == {"staff"}, "each place is looked at"
+
+
+@pytest.mark.parametrize(
+    ("found", "quoted"),
+    [
+        ("ID", "`ID`"),
+        ("a\n\u20ac\x1b[2J", "`a\\n\\u20ac\\x1b[2J`"),
+        ("x" * 40, f"`{'x' * 32}`"),
+        (None, "missing or no text"),
+        (["ID"], "missing or no text"),
+    ],
+)
+def test_what_is_quoted_of_a_token_is_short_and_harmless(found: object, quoted: str) -> None:
+    with pytest.raises(Rejected) as rejected:
+        check_claims(GOOD | {"typ": found}, KEYCLOAK, now_s=NOW)
+    assert rejected.value.reason is Reason.TOKEN_TYPE
+    assert rejected.value.detail == f"the payload's type is {quoted}"
 
 
 @pytest.mark.parametrize(
