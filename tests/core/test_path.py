@@ -158,6 +158,7 @@ def test_the_asterisk_is_for_options_only() -> None:
         ("/%41%42%4", Reason.PATH_BAD_ESCAPE),
         ("/%4g%41", Reason.PATH_BAD_ESCAPE),
         ("/a%41b%", Reason.PATH_BAD_ESCAPE),
+        ("/%41%zz%41", Reason.PATH_BAD_ESCAPE),
         ("/a/\u00a0..", Reason.PATH_CONTROL),
         ("/a%ff", Reason.PATH_BAD_UTF8),
         ("/a%c0%ae", Reason.PATH_BAD_UTF8),
@@ -170,6 +171,8 @@ def test_the_asterisk_is_for_options_only() -> None:
         ("/a/.%2e/b", Reason.PATH_DOT_SEGMENT),
         ("/a/%252e%252e/b", Reason.PATH_DOT_SEGMENT),
         ("/a/..;x/b", Reason.PATH_DOT_SEGMENT),
+        ("/a/..%3fx/b", Reason.PATH_DOT_SEGMENT),
+        ("/a/..%23x/b", Reason.PATH_DOT_SEGMENT),
         ("/a/..%2fb", Reason.PATH_DOT_SEGMENT),
         ("/a/..%252fb", Reason.PATH_DOT_SEGMENT),
         ("/a/%20../b", Reason.PATH_DOT_SEGMENT),
@@ -228,6 +231,9 @@ def test_what_a_rule_may_accept_by_name(
         ("/a;%2f..x/b", {("a", "b"), ("a", "..x", "b")}),
         ("/admin%3fx/y", {("admin",)}),
         ("/admin%23x", {("admin",)}),
+        ("/a;x/b%3by%2fc", {("a", "b;y", "c"), ("a;x", "b;y", "c"), ("a", "b", "c")}),
+        ("//a%2f/b", {("a", "", "b"), ("", "a", "", "b"), ("a", "b")}),
+        ("/a%2f%2fb", {("a", "", "b"), ("a", "b")}),
     ],
 )
 def test_guards_see_what_an_upstream_may_make_of_it(raw: str, readings: set[tuple[str, ...]]) -> None:
@@ -237,6 +243,21 @@ def test_guards_see_what_an_upstream_may_make_of_it(raw: str, readings: set[tupl
     )
     if not readings:
         assert other_readings(parse_target(raw, method="GET")) == ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "readings"),
+    [("/a%2fb/", {("a", "b")}), ("/a//b/", {("a", "b")}), ("/a%3fb", {("a",)}), ("/a%3fb/c", {("a",), ("a?b", "c")})],
+)
+def test_guards_see_nothing_that_no_upstream_reads(raw: str, readings: set[tuple[str, ...]]) -> None:
+    target = parse_target(raw, method="GET")
+    assert {target.segments, *other_readings(target)} == readings | {target.segments}
+    assert target.segments not in other_readings(target)
+
+
+@pytest.mark.parametrize(("raw", "name"), [("Shop.Example.com.", "shop.example.com"), ("a.0xg", "a.0xg")])
+def test_names_of_hosts_in_the_rules_file(raw: str, name: str) -> None:
+    assert parse_host_name(raw) == name
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
