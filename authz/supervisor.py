@@ -361,19 +361,21 @@ class Supervisor:
                     break
             await asyncio.sleep(0.02)
 
-    async def _order(self, worker: Worker, what: str, timeout_s: float) -> None:
+    async def _order(self, worker: Worker, what: str, timeout_s: float) -> bool:
         try:
             await worker.ask("POST", what, timeout_s=timeout_s)
         except httpx.HTTPError as error:
             kind = type(error).__name__
             self._observer.lifecycle("a worker did not take an order", worker=worker.number, order=what, kind=kind)
+            return False
+        return True
 
     async def _end(self, worker: Worker, *, patient: bool) -> None:
         process = worker.process
         if process is None or process.returncode is not None:
             return
-        if patient and worker.is_ready:
-            await self._order(worker, "drain", self._settings.drain_s + ASK_S)
+        # Whether it was ready when last seen says nothing: it may have callers since. One that starts takes no order.
+        if patient and await self._order(worker, "drain", self._settings.drain_s + ASK_S):
             # From now on each answer tells its caller to go elsewhere; after DRAIN_S nobody new comes.
             await worker.tell_envoy("drain_listeners?graceful")
             await asyncio.sleep(DRAIN_S)

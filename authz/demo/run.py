@@ -84,8 +84,10 @@ def run_demo(*, once: bool, console: Console) -> int:
 async def _demo(console: Console, *, once: bool) -> int:
     this = asyncio.current_task()
     if this is not None:
-        # As Ctrl-C does: the system would end the process, and its folder and its Envoy would stay.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        # Else the system would end the process, and its folder and its Envoy would stay. A shell that started it in
+        # the background had it ignore Ctrl-C; whoever sends that signal all the same means it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     async with started(console) as running:
         results = [(row, await _send(running, row)) for row in rows(running.provider)]
         good = [_is_expected(row, outcome) for row, outcome in results]
