@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.core.credentials import match_credential, parse_bearer, strip_cookies
+from authz.core.credentials import (
+    MAX_AUTHORIZATION_BYTES,
+    match_bearer,
+    match_credential,
+    parse_bearer,
+    strip_cookies,
+)
 from authz.core.jwt import MAX_TOKEN_BYTES
 from authz.core.path import parse_target
 from authz.model import CredentialPlace, Host, PlaceKind, Reason, Rejected, Request
@@ -19,6 +25,7 @@ HEADER = CredentialPlace(kind=PlaceKind.HEADER, name="x-token")
 COOKIE = CredentialPlace(kind=PlaceKind.COOKIE, name="session")
 QUERY = CredentialPlace(kind=PlaceKind.QUERY, name="token")
 EVERY = (AUTHORIZATION, HEADER, COOKIE, QUERY)
+LONGEST = "a" * (MAX_AUTHORIZATION_BYTES - len("Bearer "))
 
 
 def request(target: str = "/", repeated: frozenset[str] = frozenset(), **headers: str) -> Request:
@@ -119,6 +126,44 @@ def test_bearer(value: str, expected: str | Reason) -> None:
 )
 def test_one_credential_or_none(asked: Request, expected: str | Reason | None) -> None:
     assert found(asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "places", "token"),
+    [
+        (request(authorization="Bearer abc"), (AUTHORIZATION,), "abc"),
+        (request(authorization="Bearer \xff ,"), (AUTHORIZATION,), "\xff ,"),
+        (request(authorization="bearer abc"), (AUTHORIZATION,), None),
+        (request(authorization="Bearer"), (AUTHORIZATION,), None),
+        (request(authorization="Basic abc"), (AUTHORIZATION,), None),
+        (request(x_token="Bearer abc"), (AUTHORIZATION,), None),
+        (request(authorization="Bearer abc"), EVERY, None),
+        (request(authorization="Bearer abc"), (HEADER,), None),
+        (request(authorization="Bearer abc", repeated=frozenset({"authorization"})), (AUTHORIZATION,), None),
+        (request(authorization="Bearer abc", repeated=frozenset({"x-token"})), (AUTHORIZATION,), "abc"),
+        (request(authorization="Bearer " + LONGEST), (AUTHORIZATION,), LONGEST),
+        (request(authorization=f"Bearer {LONGEST}a"), (AUTHORIZATION,), None),
+    ],
+)
+def test_the_short_way_to_a_known_token(asked: Request, places: tuple[CredentialPlace, ...], token: str | None) -> None:
+    credential = match_bearer(asked, places)
+    assert (None if credential is None else (credential.token, credential.place)) == (
+        None if token is None else (token, AUTHORIZATION)
+    )
+
+
+@given(st.one_of(st.text(max_size=12), st.from_regex(r"[Bb]earer [\x20-\x7e]{0,9}", fullmatch=True)))
+def test_the_short_way_finds_what_the_long_one_finds(value: str) -> None:
+    asked = request(authorization=value)
+    short, long = match_bearer(asked, (AUTHORIZATION,)), found(asked, AUTHORIZATION)
+    if short is not None and isinstance(long, str) and not isinstance(long, Reason):
+        assert short.token == long
+
+
+def test_a_cookies_token_is_taken_as_it_stands_and_its_name_exactly() -> None:
+    assert found(request(cookie="session=a+b/c"), COOKIE) == "a+b/c"
+    assert found(request(cookie="session=a%2Bb"), COOKIE) is Reason.CREDENTIAL_MALFORMED
+    assert found(request(cookie="Xsession=abc"), COOKIE) is None
 
 
 def test_a_credential_says_where_it_stood() -> None:

@@ -75,7 +75,7 @@ def test_hosts(raw: str, name: str, port: int | None) -> None:
     "raw",
     [
         *("", ".", "..", "a..b", ".a", "a..", "-a.example", "a-.example", "a b", "a/b", "a\\b", "a@b", "user@a", "a,b"),
-        *("a:", "a:0", "a:65536", "a:080000", "a:-1", "a:+1", "a: 1", "a:1:2", "a:x", "a:\u0661"),
+        *("a:", "a:0", "a:65536", "a:080000", "a:008000", "a:-1", "a:+1", "a: 1", "a:1:2", "a:x", "a:\u0661"),
         *("[::1", "::1", "[::1]x", "[::1]:", "[::1%25eth0]", "[1.2.3.4]", "[]", "[g::1]"),
         *("127.1", "0x7f.0.0.1", "2130706433", "127.0.0.01", "1.2.3.256", "1.2.3.4.5", "0x7f000001"),
         *("a%2eb", "a\0b", "a\tb", "a\nb", "*.example", "{x}.example", "a#b", "a?b"),
@@ -192,6 +192,7 @@ def test_what_no_rule_can_accept(raw: str, reason: Reason) -> None:
         ("/a%2541", ("a%41",), A.PERCENT, Reason.PATH_PERCENT),
         ("/%25zz%2541", ("%zz%41",), A.PERCENT, Reason.PATH_PERCENT),
         ("/%25%2541", ("%%41",), A.PERCENT, Reason.PATH_PERCENT),
+        ("/%2541%25", ("%41%",), A.PERCENT, Reason.PATH_PERCENT),
         ("/a;b=c", ("a;b=c",), A.SEMICOLON, Reason.PATH_SEMICOLON),
         ("/a%3bb", ("a;b",), A.SEMICOLON, Reason.PATH_SEMICOLON),
         ("/a//b", ("a", "", "b"), A.EMPTY_SEGMENT, Reason.PATH_EMPTY_SEGMENT),
