@@ -39,7 +39,7 @@ def test_what_is_no_name(name: str) -> None:
         parse_header_name(name)
 
 
-@pytest.mark.parametrize("value", ["", "a", "a b", "a\\b%,;="])
+@pytest.mark.parametrize("value", ["", "a", "a b", "a\\b%,;=", "X a X"])
 def test_values(value: str) -> None:
     assert parse_header_value(value) == value
 
@@ -159,6 +159,37 @@ def test_templates_of_two_providers_say_whose_they_are(one: str, other: str, *, 
     marks = match_mark(parse_template(one), A), match_mark(parse_template(other), B)
     assert are_apart(*marks) is apart
     assert are_apart(*reversed(marks)) is apart
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "at_end"),
+    [
+        ("{provider} {sub}", "a ", False),
+        ("u-{provider}/{sub}", "u-a/", False),
+        ("{sub} {issuer}", " https://a.example", True),
+        ("{sub}:{provider}!x", ":a!x", True),
+    ],
+)
+def test_a_mark_is_all_that_stands_around_whose_it_is(template: str, text: str, *, at_end: bool) -> None:
+    mark = match_mark(parse_template(template), A)
+    assert mark is not None
+    assert (mark.text, mark.at_end) == (text, at_end)
+
+
+def test_a_mark_that_ends_another_is_not_apart_from_it() -> None:
+    """`x:b` + `:a` is `x` + `:b:a`."""
+    template = parse_template("{sub}:{provider}")
+    marks = match_mark(template, A), match_mark(template, provider("b:a", "https://b.example"))
+    assert not are_apart(*marks)
+    assert not are_apart(*reversed(marks))
+    assert are_apart(match_mark(template, A), match_mark(template, B))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(" X ", "%20X%20"), ("  XX", "%20%20XX"), (" a b ", "%20a b%20"), (" ", "%20")]
+)
+def test_outer_blanks_are_encoded_and_nothing_else_is_lost(text: str, value: str) -> None:
+    assert render_template(parse_template("{sub}"), principal(subject=text)) == value
 
 
 @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
