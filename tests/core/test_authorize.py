@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.core.authorize import decide_preflight, match_address, match_asked_method
+from authz.core.authorize import MAX_DERIVED, decide_preflight, match_address, match_asked_method
 from authz.core.headers import MAX_IDENTITY_BYTES, fold_name, parse_template
 from authz.core.policy import Policy, match_rule
 from authz.model import Allow, CredentialPlace, Decision, Deny, HeaderAction, PlaceKind, Reason, Rejected, Request, Role
@@ -439,6 +439,25 @@ def test_a_preflight_is_answered() -> None:
 )  # fmt: skip
 def test_a_preflight_is_refused(url: str, wanted: str, origin: str, headers: dict[str, str], reason: Reason) -> None:
     assert preflight(url, wanted, origin, **headers) is reason
+
+
+def test_a_preflight_that_passes_carries_no_token_even_where_tokens_are_kept() -> None:
+    policy = policy_of(CORS.replace("{name: data, ", "{name: data, authorization: keep, ").replace("[a.ex", "[c.ex"))
+    asked = request("OPTIONS", "b.example/data/1", origin="https://app.example", authorization="Bearer x")
+    cors = policy.cors.match_first("b.example")
+    assert cors is not None
+    assert upstream(decide_preflight(policy, cors, asked, "DELETE"))["authorization"] is None
+
+
+def test_what_is_kept_with_a_principal_is_bounded_and_right_each_time() -> None:
+    shape = "tokens_from: shop, require: any_token, authorization: {replace: '%d-{sub}'}"
+    rules = "".join(rule(f"r{n}", "[a.example]", f"/{n}", shape % n) for n in range(3 * MAX_DERIVED))
+    policy, who = policy_of(f"rules:\n{rules}"), principal()
+    for _ in range(2):
+        for n in range(3 * MAX_DERIVED):
+            asked = request("GET", f"a.example/{n}", authorization="Bearer t")
+            assert upstream(decide(policy, asked, who))["authorization"] == f"{n}-alice"
+            assert len(who.derived) <= MAX_DERIVED
 
 
 def test_a_preflight_that_passes_carries_nothing_of_ours() -> None:

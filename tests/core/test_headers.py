@@ -149,6 +149,7 @@ A, B = provider("a", "https://a.example"), provider("a:b", "https://a.example:84
         ("{sub}", "{sub}", False),
         ("{provider}{sub}", "{provider}{sub}", False),
         ("{provider}", "{provider}", False),
+        ("fixed", "fixed", False),
         ("{sub}{provider}", "{sub}{provider}", False),
         ("{provider} {sub}", "{sub} {provider}", False),
         ("{sub} {email}", "{provider} {sub}", False),
