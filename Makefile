@@ -61,7 +61,7 @@ $(VENV)/.bench: $(STAMP) requirements/bench.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/bench.txt
 	@touch $@
 
-mutate: $(STAMP) ## mutation testing of authz/core (an hour or more)
+mutate: $(STAMP) ## mutation testing of authz/core (an hour or more; docs/mutants.md explains the survivors)
 	@$(BIN)/mutmut run
 
 lock: $(STAMP) ## resolve the dependencies anew and pin them by hash

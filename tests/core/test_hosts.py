@@ -17,7 +17,7 @@ PATTERNS = ("everywhere", "*.example.com", "*.shop.example.com", "{tenant}.shop.
     ("text", "kind", "name", "capture"),
     [
         ("everywhere", HostKind.EVERYWHERE, "", None),
-        ("Shop.Example.COM", HostKind.EXACT, "shop.example.com", None),
+        ("Shop.EXAMPLE.COM", HostKind.EXACT, "shop.example.com", None),
         ("*.example.com", HostKind.SUFFIX, "example.com", None),
         ("{tenant}.example.com", HostKind.LABEL, "example.com", "tenant"),
         ("b\u00fccher.example", HostKind.EXACT, "xn--bcher-kva.example", None),
@@ -87,6 +87,12 @@ def test_an_index_of_exact_names_only() -> None:
     index = index_hosts({parse_host_pattern("a.example").key: 1})
     assert (index.match_first("a.example"), index.match_first("b.example")) == (1, None)
     assert (index.match_all("a.example"), index.match_all("b.example")) == ((1,), ())
+
+
+def test_a_domain_is_no_host_of_its_own() -> None:
+    for text in ("{tenant}.internal", "*.internal"):
+        index = index_hosts({parse_host_pattern(text).key: 1})
+        assert (index.match_all("internal"), index.match_all("a.internal")) == ((), (1,))
 
 
 @pytest.mark.parametrize(
