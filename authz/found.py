@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from authz.core.condition import Condition, Facts
+from authz.core.condition import Condition, Facts, list_members
 from authz.core.require import (
     ClaimTest,
     ClientTest,
@@ -142,19 +142,7 @@ def _read_request(facts: Facts) -> _Values:
 
 
 def _read_principal(facts: Facts) -> _Values:
-    principal = facts.principal
-    if principal is None:
-        return {}
-    return {
-        "provider": principal.provider,
-        "issuer": principal.issuer,
-        "subject": principal.subject,
-        "client_id": principal.client_id,
-        "email": principal.email,
-        "roles": [role.name for role in sorted(principal.roles) if not role.client],
-        "groups": sorted(principal.groups),
-        "scopes": sorted(principal.scopes),
-    }
+    return {} if facts.principal is None else list_members(facts.principal)
 
 
 _VARIABLES: Final[Mapping[str, Callable[[Facts], _Values]]] = {

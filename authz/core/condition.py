@@ -181,7 +181,12 @@ def _render_principal(principal: Principal | None) -> Mapping[str, Any]:
     """Return the members that are known: what is missing is an error to an expression that does not ask first."""
     if principal is None:
         return {}
-    known = {
+    return {name: value for name, value in list_members(principal).items() if value is not None}
+
+
+def list_members(principal: Principal) -> Mapping[str, Any]:
+    """Return all that expressions call ``principal``; None stands for what is missing."""
+    return {
         "provider": principal.provider,
         "issuer": principal.issuer,
         "subject": principal.subject,
@@ -191,7 +196,6 @@ def _render_principal(principal: Principal | None) -> Mapping[str, Any]:
         "groups": sorted(principal.groups),
         "scopes": sorted(principal.scopes),
     }
-    return {name: value for name, value in known.items() if value is not None}
 
 
 def _render_source(facts: Facts) -> Mapping[str, Any]:
