@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -55,6 +55,18 @@ class Door(Protocol):
 DoorMaker = Callable[[Gate, ServerSettings, Observer], Door]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlace:
+    """Where a worker and its supervisor meet.
+
+    ``control`` is the socket at which the supervisor asks, instead of the operator's door for metrics and health;
+    ``shared`` is the folder that all workers have in common.
+    """
+
+    control: Path
+    shared: Path
+
+
 class SystemClock:
     """The machine's clocks: seconds since 1970, and a clock that never jumps."""
 
@@ -77,12 +89,12 @@ class App:
         environ: Mapping[str, str],
         observer: Observer,
         make_door: DoorMaker = GrpcServer,
-        control: str | None = None,
+        place: WorkerPlace | None = None,
         configuration: Configuration | None = None,
     ) -> None:
         """Load the configuration, unless that was done.
 
-        ``control`` is where a supervisor asks, instead of the operator's door for metrics and health.
+        ``place`` is for one of several workers.
 
         Raises:
             ConfigError: with every problem. No socket is open then.
@@ -107,7 +119,7 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.gate = Gate(None, clock=self._clock, recorder=observer)
-        self._control = control
+        self._place = place
         self.grpc = make_door(self.gate, self._configuration.server, observer)
         self.http: HttpServer | None = None
 
@@ -120,9 +132,9 @@ class App:
         """
         self._observer.watch(statuses=self._statuses, cache=self._cache.stats)
         await self.grpc.start()
-        address = self._control or self._configuration.server.http
+        address = self._configuration.server.http if self._place is None else f"unix:{self._place.control}"
         if address is not None:
-            orders = {} if self._control is None else {"reload": self.reload, "drain": self.drain}
+            orders = {} if self._place is None else {"reload": self.reload, "drain": self.drain}
             self.http = HttpServer(render_http_app(metrics=self._figures, view=self._seen, orders=orders), address)
             await self.http.start()
         self._listening = True
@@ -234,7 +246,10 @@ class App:
             if known is not None and known.provider == provider:
                 new[name] = known
             else:
-                new[name] = Authenticator(provider, cache=self._cache, clock=self._clock, events=self._observer)
+                shared = None if self._place is None else self._place.shared
+                new[name] = Authenticator(
+                    provider, cache=self._cache, clock=self._clock, events=self._observer, shared=shared
+                )
                 fresh.append(new[name])
         self._open.update(fresh)
         if self._generation == 0:

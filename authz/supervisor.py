@@ -40,12 +40,21 @@ from authz.servers.figures import Ledger
 from authz.servers.grpc import remove_socket
 from authz.servers.http import HttpServer, render_http_app
 from authz.watch import digest_files, watch_files
-from authz.worker import ORDERS, WorkerOrders
+from authz.worker import LOCK, ORDERS, WorkerOrders
 
 ASK_S: Final = 5.0
 """How long a worker may take to answer a question: longer than it is ever busy with one thing."""
 
+MIND_S: Final = 2.0
+HANG_S: Final = 10.0
+"""A worker that took callers and says nothing for so long gets more of them all the same, so it is ended."""
+
+LOOK_S: Final = 0.7
+"""How long a probe of all workers waits for one: kubelet's own patience is a second."""
+
 START_S: Final = 60.0
+"""How long a worker may take to put new rules in force."""
+
 STOP_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
@@ -85,6 +94,7 @@ class Worker:
         self.starts = 0
         self.seen: Mapping[str, Any] = {}
         """What it last said of itself; empty while it says nothing."""
+        self._seen_s = 0.0
 
     @property
     def control(self) -> Path:
@@ -96,12 +106,16 @@ class Worker:
         """Whether it was ready when last seen."""
         return bool(self.seen.get("ready"))
 
-    async def look(self) -> None:
-        """Ask how it is."""
+    async def look(self) -> bool:
+        """Ask how it is, and say whether it answered. One that is slow is taken to be as it was, for a while."""
         try:
-            self.seen = (await self.ask("GET", "readyz")).json()
-        except (httpx.HTTPError, ValueError):
-            self.seen = {}
+            self.seen = (await self.ask("GET", "readyz", timeout_s=LOOK_S)).json()
+        except (httpx.HTTPError, ValueError) as error:
+            if not isinstance(error, httpx.TimeoutException) or time.monotonic() - self._seen_s > ASK_S:
+                self.seen = {}
+            return False
+        self._seen_s = time.monotonic()
+        return True
 
     async def ask(self, method: str, path: str, *, timeout_s: float = ASK_S) -> httpx.Response:
         """Ask the service inside.
@@ -247,7 +261,8 @@ class Supervisor:
         return await asyncio.to_thread(self._ledger.render, self._registry)
 
     async def _read_figures(self, worker: Worker) -> None:
-        await worker.look()
+        if not await worker.look():
+            return
         with contextlib.suppress(httpx.HTTPError):
             self._ledger.note(worker.number, (await worker.ask("GET", "metrics")).text)
 
@@ -259,7 +274,7 @@ class Supervisor:
             text = f"no temporary folder for the workers: {(error.strerror or '').lower()}: set TMPDIR"
             raise ConfigError(ConfigProblem(message=text, path="server.door")) from None
         self._folder = Path(folder)
-        (self._folder / "lock").touch()
+        (self._folder / LOCK).touch()
         # Nobody writes to it: reading ends when we do, whatever ends us.
         self._alive_fd, write_fd = os.pipe()
         self._parts.callback(os.close, write_fd)
@@ -323,9 +338,11 @@ class Supervisor:
         except OSError as error:
             return f"could not be started ({(error.strerror or '').lower()})"
         await self._wait_until_ready(worker, process)
+        minder = self._spawn(self._mind(worker, process))
         if worker.is_ready and not came_up.done():
             came_up.set_result(None)
         code = await process.wait()
+        minder.cancel()
         worker.seen = {}
         return f"ended with code {code}"
 
@@ -335,7 +352,7 @@ class Supervisor:
         orders = WorkerOrders(
             file=str(self._file.absolute()),
             control=str(worker.control),
-            lock=str(self._folder / "lock"),
+            shared=str(self._folder),
             alive_fd=self._alive_fd,
             patient=worker.starts > 0 and self._count > 1,
         )
@@ -360,6 +377,19 @@ class Supervisor:
                 if worker.is_ready:
                     break
             await asyncio.sleep(0.02)
+
+    async def _mind(self, worker: Worker, process: asyncio.subprocess.Process) -> None:
+        """End a worker that hangs; another one takes its place."""
+        until_s = time.monotonic() + HANG_S
+        while time.monotonic() < until_s:
+            await asyncio.sleep(MIND_S)
+            with contextlib.suppress(httpx.HTTPError):
+                await worker.ask("GET", "healthz", timeout_s=HANG_S)
+                until_s = time.monotonic() + HANG_S
+        if not self._stopping.is_set():
+            self._observer.lifecycle("a worker hangs, ending it", worker=worker.number)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
     async def _order(self, worker: Worker, what: str, timeout_s: float) -> bool:
         try:
@@ -464,7 +494,7 @@ def _make_socket(host: str, *, share: bool) -> socket.socket:
 
 
 async def _call(place: Path, method: str, path: str, timeout_s: float) -> httpx.Response:
-    transport = httpx.AsyncHTTPTransport(uds=str(place))
+    transport = httpx.AsyncHTTPTransport(uds=str(place), verify=False)
     async with httpx.AsyncClient(transport=transport, timeout=timeout_s, trust_env=False) as client:
         return await client.request(method, f"http://worker/{path}")
 

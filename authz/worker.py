@@ -18,7 +18,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from authz.app import App
+from authz.app import App, WorkerPlace
 from authz.config.settings import ServerSettings
 from authz.gate import Gate
 from authz.lines import LineQueue
@@ -29,6 +29,9 @@ from authz.servers.asgi import AsgiDoor
 ORDERS: Final = "AUTHZ_WORKER"
 """The environment variable with a worker's :class:`WorkerOrders`, in JSON."""
 
+LOCK: Final = "lock"
+"""The file in the shared folder that keeps the workers' lines whole."""
+
 EARLY_S: Final = 0.5
 """How long the first start waits for the policy before it takes calls: ``not_ready`` is an answer, a refused
 connection is none."""
@@ -38,13 +41,14 @@ connection is none."""
 class WorkerOrders:
     """What a supervisor tells its worker.
 
-    ``control`` is the socket to be asked at, ``lock`` keeps lines whole, ``alive_fd`` ends with the supervisor.
+    ``control`` is the socket to be asked at, ``shared`` the folder of all workers, ``alive_fd`` ends with the
+    supervisor.
     ``patient`` means that others take calls meanwhile, so that this one takes none before it is ready.
     """
 
     file: str
     control: str
-    lock: str
+    shared: str
     alive_fd: int
     patient: bool
 
@@ -69,14 +73,14 @@ class Service:
 
         """
         orders = WorkerOrders(**json.loads(environ[ORDERS]))
-        log, decisions = self._logs = _open_logs(Path(orders.lock))
+        log, decisions = self._logs = _open_logs(Path(orders.shared) / LOCK)
         configure_logging(stream=log, colour=None)
         app = self._app = App(
             Path(orders.file),
             environ=environ,
             observer=Observer(stream=decisions),
             make_door=self._make_door,
-            control=f"unix:{orders.control}",
+            place=WorkerPlace(control=Path(orders.control), shared=Path(orders.shared)),
         )
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(app.report)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,27 @@ import grpc
 import httpx
 import pytest
 
+from authz.clients.jwks import LOOK_S
 from authz.config import load
 from authz.model import ConfigError
 from authz.servers.engine import OWN_ENVOY, find_engine
-from authz.supervisor import choose_workers, count_cores
+from authz.supervisor import ASK_S, choose_workers, count_cores
+from tests.fakes import Signer, fake_provider, jwks
 from tests.servers.service import RULES, RunningProcess, ask, check_request, require_fast, running_fast, told
 
 CLOSED = RULES.replace("allow: anyone", "allow: nobody")
+
+PROVIDED_KEYS = """
+version: 1
+providers:
+  shop: {{issuer: "https://sso.example.com", audiences: [orders], keys: {{jwks_url: "{url}/jwks"}}}}
+rules:
+  - name: members
+    hosts: [a.example]
+    paths: ["/**"]
+    tokens_from: shop
+    require: any_token
+"""
 
 
 async def until(true: Callable[[], Awaitable[bool]], *, seconds: float = 15) -> None:
@@ -44,13 +59,13 @@ async def figure(service: RunningProcess, name: str) -> float:
     return sum(values)
 
 
-async def ask_each(service: RunningProcess, times: int) -> set[str]:
+async def ask_each(service: RunningProcess, times: int, **headers: str) -> set[str]:
     """Ask over many connections, which the system spreads over the workers."""
     said = set()
     for number in range(times):
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(service.address, options=options) as channel:
-            said.add((await ask(channel, check_request(f"/x/{number}"))).status.message or "allow")
+            said.add((await ask(channel, check_request(f"/x/{number}", **headers))).status.message or "allow")
     return said
 
 
@@ -76,6 +91,53 @@ async def test_a_worker_that_ends_is_replaced_and_the_others_go_on(tmp_path: Pat
         seen = len(await told(service, 20))
         assert await figure(service, "authz_decisions_total") == seen, "the counts of the lost worker stay"
         assert len(service.events("worker ended, starting another")) == 1
+
+
+async def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None:
+    async with running_fast(tmp_path, workers=2) as service:
+        before = (await view(service))["workers"]
+        os.kill(before[1]["pid"], signal.SIGSTOP)
+        asked_s = time.monotonic()
+        now = await view(service)
+        assert now["ready"], "one is enough"
+        assert time.monotonic() - asked_s < ASK_S, "a probe does not wait for it"
+
+        async def is_replaced() -> bool:
+            now = (await view(service))["workers"]
+            return bool(now[1]["restarts"] == 1 and now[1]["ready"] and now[1]["pid"] != before[1]["pid"])
+
+        await until(is_replaced, seconds=40)
+        assert len(service.events("a worker hangs, ending it")) == 1
+        assert (await view(service))["workers"][0] == before[0], "the other one is left alone"
+        assert await ask_each(service, 10) == {"allow"}
+
+
+async def test_workers_fetch_a_providers_keys_once_for_all(tmp_path: Path) -> None:
+    signer, newer = Signer(), Signer("k2")
+    async with fake_provider() as idp:
+        idp.answers["/jwks"] = jwks(signer)
+        rules = PROVIDED_KEYS.format(url=idp.url)
+        async with running_fast(tmp_path, rules=rules, workers=3) as service:
+            assert idp.count("/jwks") == 1
+            now_s = int(time.time())
+            claims = {"iss": "https://sso.example.com", "aud": "orders", "sub": "a", "iat": now_s, "exp": now_s + 300}
+            bearer = f"Bearer {signer.sign(claims)}"
+            assert await ask_each(service, 12, authorization=bearer) == {"allow"}
+            idp.answers["/jwks"] = jwks(signer, newer)
+            bearer = f"Bearer {newer.sign(claims)}"
+            # Whichever worker is asked first fetches; the others see it a moment later, or say when to come again.
+            await ask_each(service, 1, authorization=bearer)
+            await asyncio.sleep(2 * LOOK_S)
+            assert await ask_each(service, 12, authorization=bearer) == {"allow"}
+            os.kill((await view(service))["workers"][0]["pid"], signal.SIGKILL)
+
+            async def is_replaced() -> bool:
+                its = (await view(service))["workers"][0]
+                return bool(its["restarts"] == 1 and its["ready"])
+
+            await until(is_replaced)
+            assert await ask_each(service, 12, authorization=bearer) == {"allow"}
+            assert idp.count("/jwks") == 2
 
 
 async def test_sighup_reloads_every_worker_and_lines_stay_whole(tmp_path: Path) -> None:

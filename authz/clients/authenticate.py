@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from authz.cache import SingleFlight
@@ -12,7 +14,8 @@ from authz.clients.discovery import Discovery
 from authz.clients.evidence import Evidence, EvidenceCache, Refused, token_digest
 from authz.clients.http import HttpClient
 from authz.clients.introspection import Breaker, Introspector
-from authz.clients.jwks import KeySource
+from authz.clients.jwks import KeySource, fetch_document
+from authz.clients.keyshare import KeyShare
 from authz.core.claims import check_claims, check_times, expires_at, read_principal
 from authz.core.jwk import Key
 from authz.core.jwt import Jwt, looks_like_jwt, parse_jwt, verify_jwt
@@ -40,8 +43,19 @@ class ProviderStatus:
 class Authenticator:
     """Proves the tokens of one provider."""
 
-    def __init__(self, provider: Provider, *, cache: EvidenceCache, clock: Clock, events: ProviderEvents) -> None:
-        """Wire up what the provider's settings ask for; nothing is fetched yet."""
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        cache: EvidenceCache,
+        clock: Clock,
+        events: ProviderEvents,
+        shared: Path | None = None,
+    ) -> None:
+        """Wire up what the provider's settings ask for; nothing is fetched yet.
+
+        ``shared`` is the folder in which the workers of one host tell each other of the keys they fetched.
+        """
         self.provider = provider
         self._cache = cache
         self._clock = clock
@@ -52,7 +66,12 @@ class Authenticator:
         self.keys: KeySource | None = None
         if provider.keys is not None:
             self.keys = KeySource(
-                provider, provider.keys, http=self.http, discovery=self.discovery, clock=clock, events=events
+                provider,
+                provider.keys,
+                fetch=partial(fetch_document, provider.keys, self.http, self.discovery),
+                clock=clock,
+                events=events,
+                share=None if shared is None else KeyShare(provider, shared),
             )
         self.introspector: Introspector | None = None
         if provider.introspection is not None:

@@ -2,7 +2,8 @@
 
 An unknown key id makes at most one fetch in ``min_refetch_s``, whoever asks and however often; until then the answer is
 503, never 401, since the token may be good. Tokens with known keys never wait. Keys older than ``max_stale_s`` prove
-nothing any more. The last good set may be kept on disk for a start with the provider down.
+nothing any more. The last good set may be kept on disk for a start with the provider down. Of several workers of one
+host one fetches for all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from authz.cache import SingleFlight
@@ -17,6 +20,7 @@ from authz.clients import Clock, ProviderEvents
 from authz.clients.discovery import Discovery
 from authz.clients.http import HttpClient
 from authz.clients.keyfile import KeyFile
+from authz.clients.keyshare import Attempt, KeyShare
 from authz.core.jwk import KeySet, key_set_from_secret, parse_key_set
 from authz.model import KeySettings, Provider, ProviderError, Reason
 
@@ -26,7 +30,29 @@ FIRST_RETRY_S: Final = 1.0
 JITTER: Final = 0.1
 """So that many replicas do not ask all at once."""
 
+LOOK_S: Final = 1.0
+"""How soon a worker sees what another one fetched."""
+
+_LEAST_PAUSE_S: Final = 0.01
 _FLIGHT: Final = "keys"
+
+
+async def fetch_document(settings: KeySettings, http: HttpClient, discovery: Discovery | None) -> bytes:
+    """Fetch a JWKS document from where the settings say, or from where discovery says now.
+
+    Raises:
+        ProviderError: as :meth:`HttpClient.fetch` and :meth:`Discovery.fetch`, and KEYS_UNAVAILABLE where neither
+            says where the keys are.
+
+    """
+    url = settings.jwks_url
+    if url is None:
+        if discovery is None:
+            raise ProviderError(Reason.KEYS_UNAVAILABLE, "nothing says where the keys are")
+        url = (await discovery.fetch(anew=True)).jwks
+    if url is None:
+        raise ProviderError(Reason.KEYS_UNAVAILABLE, "the discovery document names no `jwks_uri`")
+    return await http.fetch(url)
 
 
 class KeySource:
@@ -37,25 +63,31 @@ class KeySource:
         provider: Provider,
         settings: KeySettings,
         *,
-        http: HttpClient,
-        discovery: Discovery | None,
+        fetch: Callable[[], Awaitable[bytes]],
         clock: Clock,
         events: ProviderEvents,
+        share: KeyShare | None = None,
     ) -> None:
-        """Take the keys that stand in the rules file at once; nothing is fetched yet."""
+        """Take the keys that stand in the rules file at once; nothing is fetched yet.
+
+        ``fetch`` is :func:`fetch_document` with what it needs; ``share`` is where the workers of one host tell each
+        other what they fetched.
+        """
         self._provider = provider
         self._settings = settings
-        self._http = http
-        self._discovery = discovery
+        self._fetch_document = fetch
         self._clock = clock
         self._events = events
         self._flight: SingleFlight[str, KeySet] = SingleFlight()
         self._keys: KeySet | None = None
+        self._raw = b""
         self._fetched_s = math.inf
         self._forced_s = -math.inf
+        self._ended_s = -math.inf
         self._failures = 0
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = False
+        self._share = share
         self._file = None if settings.cache_dir is None else KeyFile(provider, settings, settings.cache_dir)
         self.last_error = ""
         if settings.secret is not None:
@@ -128,65 +160,135 @@ class KeySource:
     async def _force(self) -> None:
         """Fetch because a check needs it, at most once in ``min_refetch_s``."""
         if _FLIGHT not in self._flight:
-            wait_s = self._forced_s + self._settings.min_refetch_s - self._clock.monotonic_s()
-            if wait_s > 0:
-                reason = Reason.KEYS_UNAVAILABLE if self.match_keys() is None else Reason.KEY_REFETCH_HELD_BACK
-                detail = "the provider was asked a moment ago" + (f": {self.last_error}" if self.last_error else "")
-                raise ProviderError(reason, detail, retry_after_s=math.ceil(wait_s))
-            self._forced_s = self._clock.monotonic_s()
+            self._hold_back()
         try:
-            await self._flight.run(_FLIGHT, self._fetch)
+            await self._flight.run(_FLIGHT, partial(self._fetch, forced=True))
         except ProviderError:
             if self.match_keys() is None:
                 raise ProviderError(Reason.KEYS_UNAVAILABLE, self.last_error, retry_after_s=5) from None
             raise
 
+    def _hold_back(self) -> None:
+        wait_s = self._forced_s + self._settings.min_refetch_s - self._clock.monotonic_s()
+        if wait_s > 0:
+            reason = Reason.KEYS_UNAVAILABLE if self.match_keys() is None else Reason.KEY_REFETCH_HELD_BACK
+            detail = "the provider was asked a moment ago" + (f": {self.last_error}" if self.last_error else "")
+            raise ProviderError(reason, detail, retry_after_s=math.ceil(wait_s))
+
     async def _keep_fresh(self) -> None:
         while True:
             await self._flight.settle(_FLIGHT, self._fetch)
-            pause_s = self._settings.refresh_s
-            if self._failures:
-                pause_s = min(pause_s, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 16))
-            await asyncio.sleep(pause_s * random.uniform(1 - JITTER, 1))  # noqa: S311 - spreads load, guards nothing
+            spread = random.uniform(1 - JITTER, 1)  # noqa: S311 - spreads load, guards nothing
+            left_s = self._rest_s(spread)
+            while left_s > 0:
+                pause_s = left_s if self._share is None else min(left_s, LOOK_S)
+                await asyncio.sleep(pause_s)
+                left_s -= pause_s
+                if self._share is not None and self._take(await asyncio.to_thread(self._share.read)):
+                    left_s = self._rest_s(spread)
 
-    async def _fetch(self) -> KeySet:
+    def _rest_s(self, spread: float) -> float:
+        """Return how long it is until the next fetch is due, counted from the last one's end."""
+        pause_s = self._settings.refresh_s
+        if self._failures:
+            pause_s = min(pause_s, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 16))
+        return max(_LEAST_PAUSE_S, pause_s * spread - (self._clock.monotonic_s() - self._ended_s))
+
+    async def _fetch(self, *, forced: bool = False) -> KeySet:
+        share = self._share
+        if share is None:
+            return await self._ask(forced=forced)
+        asked_s = self._clock.monotonic_s()
+        async with share.held():
+            keys = self._join(await asyncio.to_thread(share.read), asked_s, forced=forced)
+            if keys is not None:
+                return keys
+            try:
+                keys = await self._ask(forced=forced)
+            except ProviderError:
+                await self._tell(share)
+                raise
+            await self._tell(share)
+            return keys
+
+    def _join(self, seen: Attempt | None, asked_s: float, *, forced: bool) -> KeySet | None:
+        """Return what another worker fetched, if that is as good as a fetch of ours.
+
+        Raises:
+            ProviderError: what its fetch came to, if it was under way when we wanted one; or that it is too soon.
+
+        """
+        taken = self._take(seen)
+        if seen is not None and seen.ended_s >= asked_s:
+            if seen.error:
+                raise ProviderError(Reason.PROVIDER_UNAVAILABLE, seen.error)
+            return self.match_keys()
+        if forced:
+            self._hold_back()
+            return None
+        return self.match_keys() if taken and not self._failures and self._rest_s(1 - JITTER) > LOOK_S else None
+
+    def _take(self, seen: Attempt | None) -> bool:
+        """Know what another worker's attempt came to; say whether that was news."""
+        if seen is None or seen.ended_s <= self._ended_s:
+            return False
+        if seen.fetched_s is not None and (seen.fetched_s > self._fetched_s or math.isinf(self._fetched_s)):
+            raw = seen.jwks.encode()
+            if raw != self._raw:
+                self._note_keys(parse_key_set(raw))
+            self._raw, self._fetched_s = raw, seen.fetched_s
+        self._failures, self.last_error, self._ended_s = seen.failures, seen.error, seen.ended_s
+        self._forced_s = self._forced_s if seen.forced_s is None else seen.forced_s
+        return True
+
+    async def _tell(self, share: KeyShare) -> None:
+        attempt = Attempt(
+            ended_s=self._ended_s,
+            forced_s=None if math.isinf(self._forced_s) else self._forced_s,
+            fetched_s=None if math.isinf(self._fetched_s) else self._fetched_s,
+            jwks=self._raw.decode(),
+            failures=self._failures,
+            error=self.last_error,
+        )
+        try:
+            await asyncio.to_thread(share.write, attempt)
+        except OSError as error:
+            detail = f"the other workers cannot be told of the keys: {(error.strerror or 'unwritable').lower()}"
+            self._events.provider_event(self._provider.name, "key_file_failed", detail)
+
+    async def _ask(self, *, forced: bool) -> KeySet:
         begun_s = self._clock.monotonic_s()
+        if forced:
+            self._forced_s = begun_s
         why = "the fetch ended unexpectedly"
         keys: KeySet | None = None
         try:
-            raw = await self._http.fetch(await self._url())
+            raw = await self._fetch_document()
             keys = parse_key_set(raw)
         except ProviderError as error:
             why = error.detail
             raise
         finally:
+            self._ended_s = self._clock.monotonic_s()
             if keys is None:  # also for a bug of ours: what is not refreshed must show
                 self._failures += 1
                 self.last_error = why
                 self._events.provider_event(self._provider.name, "keys_failed", why)
+        self._note_keys(keys)
         # The age counts from before the fetch: what was published meanwhile may not be in it.
+        self._raw, self._fetched_s, self._failures, self.last_error = raw, begun_s, 0, ""
+        self._events.provider_event(self._provider.name, "keys_fetched", seconds=max(0.0, self._ended_s - begun_s))
+        if self._file is not None:
+            await self._save(self._file, raw)
+        return keys
+
+    def _note_keys(self, keys: KeySet) -> None:
         if self._keys is None or keys.thumbprints != self._keys.thumbprints or self._failures:
             detail = "; ".join(keys.skipped[:8])
             self._events.provider_event(self._provider.name, "keys_loaded")
             if detail:
                 self._events.provider_event(self._provider.name, "keys_skipped", detail)
-        self._keys, self._fetched_s, self._failures, self.last_error = keys, begun_s, 0, ""
-        self._events.provider_event(
-            self._provider.name, "keys_fetched", seconds=max(0.0, self._clock.monotonic_s() - begun_s)
-        )
-        if self._file is not None:
-            await self._save(self._file, raw)
-        return keys
-
-    async def _url(self) -> str:
-        if self._settings.jwks_url is not None:
-            return self._settings.jwks_url
-        if self._discovery is None:
-            raise ProviderError(Reason.KEYS_UNAVAILABLE, "nothing says where the keys are")
-        endpoints = await self._discovery.fetch(anew=True)
-        if endpoints.jwks is None:
-            raise ProviderError(Reason.KEYS_UNAVAILABLE, "the discovery document names no `jwks_uri`")
-        return endpoints.jwks
+        self._keys = keys
 
     async def _load(self, file: KeyFile) -> None:
         try:

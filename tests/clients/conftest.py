@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,7 @@ async def make(shop: Provider, clock: FakeClock, events: Events) -> AsyncIterato
         keys: dict[str, Any] | None = None,
         introspection: dict[str, Any] | None = None,
         http: dict[str, Any] | None = None,
+        shared: Path | None = None,
         **changes: Any,
     ) -> Authenticator:
         provider = replace(shop, **changes)
@@ -96,7 +98,7 @@ async def make(shop: Provider, clock: FakeClock, events: Events) -> AsyncIterato
             provider = replace(provider, introspection=replace(provider.introspection, **introspection))
         if http is not None:
             provider = replace(provider, http=replace(provider.http, **http))
-        made.append(Authenticator(provider, cache=cache, clock=clock, events=events))
+        made.append(Authenticator(provider, cache=cache, clock=clock, events=events, shared=shared))
         return made[-1]
 
     yield build
