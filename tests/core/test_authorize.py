@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -280,12 +281,16 @@ def test_mixed_separators_are_removed_when_seen() -> None:
     assert "x_other-id" not in found
 
 
-def test_other_spellings_of_a_token_header_are_removed_too() -> None:
-    rest = "tokens_from: shop, require: any_token, token_in: [{header: x-access-token}]"
+@pytest.mark.parametrize(("cookie", "left"), [("a=1", "untouched"), ("a=1; session=t", "a=1"), ("session=t", None)])
+def test_other_spellings_of_a_token_header_are_removed_too(cookie: str, left: str | None) -> None:
+    """Also where a token is taken out of the cookies."""
+    rest = "tokens_from: shop, require: any_token, token_in: [{header: x-access-token}, {cookie: session}]"
     policy = policy_of("rules:\n" + rule("one", "[a.example]", "/**", rest))
     headers = {"x-access-token": "t", "x_access_token": "t", "x.access-token": "t", "x-access-tokens": "t"}
-    found = upstream(decide(policy, replace(request("GET", "a.example/"), headers=headers), principal()))
+    asked = replace(request("GET", "a.example/"), headers=headers | {"cookie": cookie})
+    found = upstream(decide(policy, asked, principal()))
     assert {name for name in headers if name in found and found[name] is None} == set(headers) - {"x-access-tokens"}
+    assert found.get("cookie", "untouched") == left
 
 
 @pytest.mark.parametrize(
@@ -476,6 +481,7 @@ def test_a_preflight_that_passes_carries_nothing_of_ours() -> None:
     assert "access-control-allow-headers" not in {edit.name for edit in answered.headers}
     assert isinstance(decision, Allow)
     assert (decision.rule, {edit.action for edit in decision.upstream}) == ("get", {HeaderAction.REMOVE})
+    assert len(found) == len(decision.upstream)
     inside = request("OPTIONS", "a.example/in/x", source="10.0.0.1", origin="https://app.example")
     cors = policy_of(CORS).cors.match_first("a.example")
     assert cors is not None
@@ -509,6 +515,22 @@ def test_what_is_no_template_is_told(text: str) -> None:
         parse_template(text)
 
 
+@pytest.mark.parametrize(
+    ("require", "text"),
+    [
+        ("{roles: {all: [b, 'c:a', {client: 'a:b', role: 'c%'}]}}", "roles: all of a%3Ab:c%25, b, c:a"),
+        ("{groups: {all: [a, 'b/**']}}", "groups: all of a, b/**"),
+        ("{groups: {any: [a, 'b/**']}}", "groups: any of a, b/**"),
+        ("{scopes: {all: [s, t]}}", "scopes: all of s, t"),
+        ("{client_ids: {any: [app, web]}}", "clients: any of app, web"),
+        ("{networks: {any: [10.0.0.0/8, 'fd00::/8']}}", "networks: any of 10.0.0.0/8, fd00::/8"),
+        ("{claims: {a.b: x}}", "claim a.b: value 'x'"),
+    ],
+)
+def test_a_requirement_says_whether_it_needs_any_or_all_and_no_two_roles_read_alike(require: str, text: str) -> None:
+    assert [str(test) for test in asking(require).rules[0].branches[0].tests] == [text]
+
+
 def test_requirements_speak_for_themselves() -> None:
     policy = asking(
         "{roles: {any: [b, 'c:a']}, scopes: s, networks: 10.0.0.0/8, when: 'true', claims: {a: {all: [1, x]}}}"
@@ -537,6 +559,9 @@ PASSED = """
 guards:
   - {name: mesh, hosts: [a.example], paths: ["/mesh/**"], require: {when: 'source.principal == "spiffe://x"'}}
   - {name: staff, hosts: [a.example], paths: ["/staff/**"], require: {roles: staff}}
+  - {name: sub, hosts: [a.example], paths: ["/sub/**"], require: {when: 'claims.sub == "x"'}}
+  - {name: subject, hosts: [a.example], paths: ["/subject/**"], require: {when: 'principal.subject == "x"'}}
+  - {name: own, hosts: ["{t}.example"], paths: ["/own/{area}/**"], require: {when: 'host.t == path.area'}}
 cors:
   - {hosts: [a.example], origins: ["https://app.example"], methods: [GET], preflight: pass}
   - {hosts: [b.example], origins: ["https://app.example"], methods: [GET]}
@@ -572,6 +597,10 @@ def test_a_rule_that_names_options_judges_what_would_pass(url: str, asked: str |
         ("/mesh/x", "spiffe://x", None),
         ("/mesh/x", "spiffe://evil", Reason.CONDITION_FALSE),
         ("/staff/x", "", None),  # a preflight has no token to show
+        ("/sub/x", "", None),
+        ("/subject/x", "", None),
+        ("/own/a/x", "", None),
+        ("/own/b/x", "", Reason.CONDITION_FALSE),
     ],
 )
 def test_a_preflight_that_passes_is_held_to_guards_that_need_nobody(
@@ -622,6 +651,6 @@ def test_each_trusted_hop_is_counted_from_the_right() -> None:
     for end in range(len("10.0.0.3")):
         cut = replace(request(), headers={"x-forwarded-for": f"192.0.2.1,{'10.0.0.3'[:end]}"})
         assert match_address(cut, 1) is None
-    for junk in (":80", "x", "%1", "/32", "\x0b", "\u2003"):
+    for junk in (":80", "%1", "/32", "\x0b", "\u2003", *string.ascii_letters):
         odd = replace(request(), headers={"x-forwarded-for": f"192.0.2.1,10.0.0.3{junk}"})
         assert match_address(odd, 1) is None

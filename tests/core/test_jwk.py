@@ -42,9 +42,10 @@ def _octets(value: int, size: int) -> str:
     return render_base64url(value.to_bytes(size, "big"))
 
 
-def _ec_jwk(crv: str) -> dict[str, Any]:
+def _ec_jwk(crv: str, private: int | None = None) -> dict[str, Any]:
     curve, size = {"P-256": (ec.SECP256R1(), 32), "P-384": (ec.SECP384R1(), 48), "P-521": (ec.SECP521R1(), 66)}[crv]
-    point = ec.generate_private_key(curve).public_key().public_numbers()
+    key = ec.generate_private_key(curve) if private is None else ec.derive_private_key(private, curve)
+    point = key.public_key().public_numbers()
     return {"kty": "EC", "crv": crv, "x": _octets(point.x, size), "y": _octets(point.y, size)}
 
 
@@ -75,6 +76,7 @@ def _document(*keys: Any) -> bytes:
             None,
             RSA_ALGORITHMS,
         ),
+        (RSA_JWK | {"n": _octets(2**8191 + 1, 1024)}, "RSA", None, RSA_ALGORITHMS),
         (_ec_jwk("P-256"), "EC", "P-256", {"ES256"}),
         (_ec_jwk("P-384") | {"alg": "ES384"}, "EC", "P-384", {"ES384"}),
         (_ec_jwk("P-521"), "EC", "P-521", {"ES512"}),
@@ -423,11 +425,15 @@ def test_a_secret_that_is_no_text_is_refused_without_showing_it() -> None:
     assert not isinstance(caught.value, UnicodeError)
 
 
-@pytest.mark.parametrize(("name", "size"), [("P-256", 32), ("P-384", 48), ("P-521", 66)])
-def test_thumbprints_of_curves_are_those_of_rfc_7638(name: str, size: int) -> None:
-    """Hashed are `crv`, `kty`, `x` and `y`, in this order and of full length."""
-    jwk = _ec_jwk(name)
-    assert len(parse_base64url(jwk["x"])) == size
+@pytest.mark.parametrize(
+    ("name", "size", "private"), [("P-256", 32, 49_350), ("P-384", 48, 6_394), ("P-521", 66, 2), ("P-256", 32, 1)]
+)
+def test_thumbprints_of_curves_are_those_of_rfc_7638(name: str, size: int, private: int) -> None:
+    """Hashed are `crv`, `kty`, `x` and `y`, in this order and of full length: all but the last begin with zeros."""
+    jwk = _ec_jwk(name, private)
+    coordinates = [parse_base64url(jwk[its]) for its in "xy"]
+    assert [len(its) for its in coordinates] == [size, size]
+    assert [its[0] == 0 for its in coordinates] == [private != 1] * 2
     hashed = f'{{"crv":"{name}","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
     expected = render_base64url(hashlib.sha256(hashed.encode()).digest())
     assert parse_key_set(json.dumps({"keys": [jwk]}).encode()).thumbprints == {expected}

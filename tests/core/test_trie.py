@@ -49,13 +49,17 @@ def segments(path: str) -> tuple[str, ...]:
         ("/a/lit/d", "/a/lit/**"),
         ("/a/lit/c", "/a/lit/**"),
         ("/a/lit", "/a/lit/**"),
+        ("/b/lit/c", "/b/{x}/c"),
+        ("/b/lit/d", "/b/lit/d"),
+        ("/b/lit/e", None),
         ("/a/b", None),
         ("/", "/"),
         ("/nowhere", None),
     ],
 )
 def test_the_most_specific_pattern(path: str, expected: str | None) -> None:
-    root = trie("/", "/users/me", "/users/{id}", "/users/{id}/orders", "/users/**", "/a/{x}/c", "/a/lit/**")
+    users = ("/users/me", "/users/{id}", "/users/{id}/orders", "/users/**")
+    root = trie("/", *users, "/a/{x}/c", "/a/lit/**", "/b/{x}/c", "/b/lit/d")
     assert match_path(root, segments(path)) == expected
     every = list(match_all_paths(root, segments(path)))
     assert (every[0] if every else None) == expected
@@ -75,6 +79,10 @@ def test_all_patterns_that_match() -> None:
     assert list(match_all_paths(root, ())) == ["/**"]
 
 
+LITERAL = "".join(mark for mark in map(chr, range(0x20, 0x7F)) if mark not in "%?#\\*{}/")
+"""All of ASCII that stands for itself."""
+
+
 @pytest.mark.parametrize(
     ("text", "shape", "captures", "deep"),
     [
@@ -83,6 +91,8 @@ def test_all_patterns_that_match() -> None:
         ("/a/", ("a",), (), False),
         ("/a/{b}/c/**", ("a", None, "c"), ((1, "b"),), True),
         ("/\u00e4", ("\u00e4",), (), False),
+        (f"/{LITERAL}/.a/..b/...", (LITERAL, ".a", "..b", "..."), (), False),
+        ("/a" * MAX_PATTERN_SEGMENTS, ("a",) * MAX_PATTERN_SEGMENTS, (), False),
     ],
 )
 def test_patterns_are_read(
@@ -100,7 +110,9 @@ def test_patterns_are_read(
         ("a", "does not start with"),
         ("/a//b", "an empty or a dot segment"),
         ("//", "an empty or a dot segment"),
+        ("/.", "an empty or a dot segment"),
         ("/..", "an empty or a dot segment"),
+        ("/a/./b", "an empty or a dot segment"),
         ("/a%20", "has an escape"),
         ("/a?b", "has a query"),
         ("/a#b", "has a fragment"),
