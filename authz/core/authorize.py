@@ -67,7 +67,7 @@ def authorize(policy: Policy, match: Match, request: Request, proof: Proof, *, c
             facts = Facts(request=request, principal=principal, host=covering.host, path=covering.path, address=address)
             check_tests(tests, facts)
         guard = ""
-        if branch is not None and principal is not None:
+        if branch is not None:
             tests = branch.tests
             facts = _new_facts(request=request, principal=principal, host=match.host, path=match.path, address=address)
             check_tests(tests, facts)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from authz.core.cors import Cors
 from authz.core.credentials import AUTHORIZATION
 from authz.core.headers import IdentityHeaders, Template
-from authz.core.hosts import HostIndex, HostKind, HostPattern
+from authz.core.hosts import HostIndex, HostPattern
 from authz.core.path import other_readings
 from authz.core.require import Test
 from authz.core.trie import Node, PathPattern, match_all_paths, match_path
@@ -240,7 +240,7 @@ def match_guards(policy: Policy, host: Host, target: Target) -> tuple[Covering, 
 
 
 def _capture_host(pattern: HostPattern, name: str) -> Mapping[str, str]:
-    if pattern.kind is not HostKind.LABEL or pattern.capture is None:
+    if pattern.capture is None:
         return NO_CAPTURES
     return {pattern.capture: name.partition(".")[0]}
 
