@@ -60,11 +60,13 @@ class WorkerPlace:
     """Where a worker and its supervisor meet.
 
     ``control`` is the socket at which the supervisor asks, instead of the operator's door for metrics and health;
-    ``shared`` is the folder that all workers have in common.
+    ``shared`` is the folder that all workers have in common. ``patient`` means that others take calls meanwhile, so
+    that this one takes none before it is ready.
     """
 
     control: Path
     shared: Path
+    patient: bool
 
 
 class SystemClock:
@@ -131,7 +133,9 @@ class App:
 
         """
         self._observer.watch(statuses=self._statuses, cache=self._cache.stats)
-        await self.grpc.start()
+        patient = self._place is not None and self._place.patient
+        if not patient:
+            await self.grpc.start()
         address = self._configuration.server.http if self._place is None else f"unix:{self._place.control}"
         if address is not None:
             orders = {} if self._place is None else {"reload": self.reload, "drain": self.drain}
@@ -141,6 +145,8 @@ class App:
         http = None if self.http is None else self.http.address
         self._observer.lifecycle("listening", grpc=self.grpc.addresses, http=http, version=__version__)
         await self._put_in_force(self._configuration)
+        if patient:
+            await self.grpc.start()
         await self.grpc.set_serving(serving=True)
         self._spawn(self._follow_files())
 

@@ -70,7 +70,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=_FILE)
-@click.option("--workers", type=click.IntRange(1, 256), help="Processes of the fast door; the cores if not said.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes; as many as cores if not said.")
 def serve(file: Path, *, workers: int | None) -> None:
     """Serve the rules of FILE until SIGTERM. SIGHUP, or a change of its files, reloads them."""
     # Until the handler of reloads is there: the system would end the process.
@@ -207,14 +207,11 @@ def demo(*, once: bool) -> None:
 
 async def _serve(file: Path, observer: Observer, workers: int | None) -> None:
     configuration = load(file, environ=os.environ)
-    if configuration.server.door is Door.FAST:
-        count = choose_workers(configuration, workers)
-        engine = find_engine(os.environ)
+    engine = find_engine(os.environ) if configuration.server.door is Door.FAST else None
+    count = choose_workers(configuration, workers)
+    if engine is not None or count > 1:
         await Supervisor(file, configuration, engine, workers=count, observer=observer).run()
         return
-    if workers is not None and workers > 1:
-        text = "the door `grpcio` has one process: several workers need `server.door: fast`"
-        raise ConfigError(ConfigProblem(message=text, file=str(file), path="server.workers"))
     await App(file, environ=os.environ, observer=observer, configuration=configuration).run()
 
 

@@ -1,8 +1,9 @@
-"""The process that keeps the fast door's workers: starts them, asks them, restarts them, and ends them unhurriedly.
+"""The process that keeps the workers: starts them, asks them, restarts them, and ends them unhurriedly.
 
-Each worker is an Envoy with the whole service inside; all bind the same addresses (``SO_REUSEPORT``) and the system
-spreads connections over them. This process answers no check. It validates before any socket opens, holds the ports,
-serves the one HTTP side with the sums of all workers, and passes on signals.
+Each worker of the fast door is an Envoy with the whole service inside, each of the portable door a Python of its own.
+All bind the same addresses (``SO_REUSEPORT``) and the system spreads connections over them. This process answers no
+check. It validates before any socket opens, holds the ports, serves the one HTTP side with the sums of all workers, and
+passes on signals.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Mapping
@@ -33,6 +35,7 @@ from authz.servers.engine import (
     Engine,
     list_certificates,
     render_engine_config,
+    render_python_path,
     render_secrets,
     split_address,
 )
@@ -126,7 +129,7 @@ class Worker:
         """
         return await _call(self.control, method, path, timeout_s)
 
-    async def is_listening(self) -> bool:
+    async def is_envoy_listening(self) -> bool:
         """Ask the Envoy around it, which listens last of all."""
         with contextlib.suppress(httpx.HTTPError):
             return (await _call(self.folder / "admin", "GET", "ready", ASK_S)).is_success
@@ -139,10 +142,13 @@ class Worker:
 
 
 class Supervisor:
-    """All workers and what they share. ``ports`` are the bound TCP ports in the listeners' order."""
+    """All workers and what they share. ``ports`` are the bound TCP ports in the listeners' order.
+
+    ``engine`` is what the fast door's workers are; None for those of the portable door.
+    """
 
     def __init__(
-        self, file: Path, configuration: Configuration, engine: Engine, *, workers: int, observer: Observer
+        self, file: Path, configuration: Configuration, engine: Engine | None, *, workers: int, observer: Observer
     ) -> None:
         self._file = file
         self._settings = configuration.server
@@ -200,7 +206,8 @@ class Supervisor:
         if self._settings.http is not None:
             self.http = HttpServer(render_http_app(metrics=self.render_metrics, view=self.view), self._settings.http)
             await self.http.start()
-        certificates = list_certificates(self._settings.grpc)
+        # Those of the portable door are read by each worker for itself.
+        certificates = () if self._engine is None else list_certificates(self._settings.grpc)
         for number, tls in enumerate(certificates):
             await self._publish(number, tls)
             self._watch(self._follow(number, tls))
@@ -212,8 +219,8 @@ class Supervisor:
         await asyncio.gather(*first)
         self._observer.lifecycle(
             "serving",
-            door="fast",
-            envoy=self._engine.version,
+            door=self._settings.door.value,
+            **({} if self._engine is None else {"envoy": self._engine.version}),
             workers=self._count,
             addresses=[its.address for its in self._bound],
             http=self.http.address if self.http is not None else "",
@@ -284,10 +291,11 @@ class Supervisor:
         for number in range(self._count):
             worker = Worker(number, self._folder / str(number))
             worker.folder.mkdir(mode=0o700)
-            text = render_engine_config(
-                self._engine, self._settings, self._bound, applications=APPLICATIONS, folder=worker.folder
-            )
-            (worker.folder / "envoy.json").write_text(text)
+            if self._engine is not None:
+                text = render_engine_config(
+                    self._engine, self._settings, self._bound, applications=APPLICATIONS, folder=worker.folder
+                )
+                (worker.folder / "envoy.json").write_text(text)
             self._workers.append(worker)
 
     def _take(self, listener: Listener) -> Bound:
@@ -355,14 +363,20 @@ class Supervisor:
             shared=str(self._folder),
             alive_fd=self._alive_fd,
             patient=worker.starts > 0 and self._count > 1,
+            addresses=() if self._engine is not None else [its.address for its in self._bound],
         )
         worker.starts += 1
+        if self._engine is None:
+            command = [sys.executable, "-P", "-m", "authz.worker"]
+            environ: Mapping[str, str] = {"PYTHONPATH": render_python_path()}
+        else:
+            command = [self._engine.binary, "--config-path", str(worker.folder / "envoy.json")]
+            command += ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+            command += ["--drain-strategy", "immediate", "--drain-time-s", str(DRAIN_S)]
+            environ = self._engine.environ
         worker.process = await asyncio.create_subprocess_exec(
-            self._engine.binary,
-            *("--config-path", str(worker.folder / "envoy.json")),
-            *("--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"),
-            *("--drain-strategy", "immediate", "--drain-time-s", str(DRAIN_S)),
-            env={**os.environ, **self._engine.environ, ORDERS: orders.render()},
+            *command,
+            env={**os.environ, **environ, ORDERS: orders.render()},
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=(self._alive_fd,),
             # A terminal's Ctrl-C is for us: we let the workers finish.
@@ -372,7 +386,7 @@ class Supervisor:
 
     async def _wait_until_ready(self, worker: Worker, process: asyncio.subprocess.Process) -> None:
         while process.returncode is None and not self._stopping.is_set():
-            if await worker.is_listening():
+            if self._engine is None or await worker.is_envoy_listening():
                 await worker.look()
                 if worker.is_ready:
                     break
@@ -405,7 +419,8 @@ class Supervisor:
         if process is None or process.returncode is not None:
             return
         # Whether it was ready when last seen says nothing: it may have callers since. One that starts takes no order.
-        if patient and await self._order(worker, "drain", self._settings.drain_s + ASK_S):
+        drained = patient and await self._order(worker, "drain", self._settings.drain_s + ASK_S)
+        if drained and self._engine is not None:
             # From now on each answer tells its caller to go elsewhere; after DRAIN_S nobody new comes.
             await worker.tell_envoy("drain_listeners?graceful")
             await asyncio.sleep(DRAIN_S)

@@ -1,7 +1,8 @@
-"""The service inside one worker of the fast door: what pyvoy's module, in Envoy, looks for.
+"""The service inside one of several workers: a process of its own, or what pyvoy's module, in Envoy, looks for.
 
 ``APPLICATION`` is the first filter's and owns the service; ``FURTHER`` is that of all other filters of this process,
-which start later and pass their calls to the same door. Nothing happens at import: pyvoy tells when to start.
+which start later and pass their calls to the same door. Nothing happens at import: pyvoy tells when to start. A worker
+of the portable door is this module run as a program.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from authz.app import App, WorkerPlace
-from authz.config.settings import ServerSettings
-from authz.gate import Gate
+from authz.app import App, Door, WorkerPlace
 from authz.lines import LineQueue
 from authz.model import ConfigError
 from authz.observe import Observer, configure_logging
 from authz.servers.asgi import AsgiDoor
+from authz.servers.grpc import GrpcServer
 
 ORDERS: Final = "AUTHZ_WORKER"
 """The environment variable with a worker's :class:`WorkerOrders`, in JSON."""
@@ -42,8 +43,7 @@ class WorkerOrders:
     """What a supervisor tells its worker.
 
     ``control`` is the socket to be asked at, ``shared`` the folder of all workers, ``alive_fd`` ends with the
-    supervisor.
-    ``patient`` means that others take calls meanwhile, so that this one takes none before it is ready.
+    supervisor, ``patient`` as in :class:`WorkerPlace`. ``addresses`` are those to share, by the portable door only.
     """
 
     file: str
@@ -51,6 +51,7 @@ class WorkerOrders:
     shared: str
     alive_fd: int
     patient: bool
+    addresses: Sequence[str] = ()
 
     def render(self) -> str:
         """Return it for the environment."""
@@ -61,11 +62,11 @@ class Service:
     """The running service of this process."""
 
     def __init__(self) -> None:
-        self.door: AsgiDoor | None = None
+        self.door: Door | None = None
         self._app: App | None = None
         self._logs: tuple[LineQueue, ...] = ()
 
-    async def start(self, environ: Mapping[str, str]) -> AsgiDoor:
+    async def start(self, environ: Mapping[str, str]) -> Door:
         """Start it in the running event loop.
 
         Raises:
@@ -79,9 +80,10 @@ class Service:
             Path(orders.file),
             environ=environ,
             observer=Observer(stream=decisions),
-            make_door=self._make_door,
-            place=WorkerPlace(control=Path(orders.control), shared=Path(orders.shared)),
+            make_door=partial(GrpcServer, at=orders.addresses) if orders.addresses else AsgiDoor,
+            place=WorkerPlace(control=Path(orders.control), shared=Path(orders.shared), patient=orders.patient),
         )
+        self.door = app.grpc
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(app.report)
         loop.add_reader(orders.alive_fd, _end)
@@ -90,7 +92,7 @@ class Service:
         if starting.done():
             starting.result()
         starting.add_done_callback(_end_if_failed)
-        return app.grpc  # type: ignore[return-value]  # made by _make_door
+        return app.grpc
 
     async def stop(self) -> None:
         """End it: the callers are gone, or the machine wants us gone."""
@@ -98,10 +100,6 @@ class Service:
             await self._app.stop(at_once=True)
         for log in self._logs:
             await asyncio.to_thread(log.close)
-
-    def _make_door(self, gate: Gate, settings: ServerSettings, observer: Observer) -> AsgiDoor:
-        self.door = AsgiDoor(gate, settings, observer)
-        return self.door
 
 
 class Filter:
@@ -153,3 +151,18 @@ def _end_if_failed(starting: asyncio.Task[None]) -> None:
 _SERVICE: Final = Service()
 APPLICATION: Final = Filter(_SERVICE, owner=True)
 FURTHER: Final = Filter(_SERVICE, owner=False)
+
+
+async def _live() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await _SERVICE.start(os.environ)
+    await stop.wait()
+    await _SERVICE.stop()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_live())
+    except ConfigError as error:
+        sys.exit(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,8 +22,19 @@ from authz.config import load
 from authz.model import ConfigError
 from authz.servers.engine import OWN_ENVOY, find_engine
 from authz.supervisor import ASK_S, choose_workers, count_cores
-from tests.fakes import Signer, fake_provider, jwks
-from tests.servers.service import RULES, RunningProcess, ask, check_request, require_fast, running_fast, told
+from tests.fakes import Signer, fake_provider, json_answer, jwks
+from tests.servers.service import (
+    DOORS,
+    PROVIDED,
+    RULES,
+    RunningProcess,
+    ask,
+    check_request,
+    require_fast,
+    running_workers,
+    told,
+)
+from tests.tls import Authority
 
 CLOSED = RULES.replace("allow: anyone", "allow: nobody")
 
@@ -69,9 +81,10 @@ async def ask_each(service: RunningProcess, times: int, **headers: str) -> set[s
     return said
 
 
-async def test_a_worker_that_ends_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
-    async with running_fast(tmp_path, workers=2) as service:
-        assert service.facts["envoy"].count(".") == 2
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_worker_that_ends_is_replaced_and_the_others_go_on(door: str, tmp_path: Path) -> None:
+    async with running_workers(door, tmp_path, workers=2) as service:
+        assert service.facts.get("envoy", "").count(".") == (2 if door == "fast" else 0)
         before = await view(service)
         assert [its["ready"] for its in before["workers"]] == [True, True]
         assert await ask_each(service, 20) == {"allow"}
@@ -93,8 +106,9 @@ async def test_a_worker_that_ends_is_replaced_and_the_others_go_on(tmp_path: Pat
         assert len(service.events("worker ended, starting another")) == 1
 
 
-async def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None:
-    async with running_fast(tmp_path, workers=2) as service:
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_worker_that_hangs_is_ended_and_replaced(door: str, tmp_path: Path) -> None:
+    async with running_workers(door, tmp_path, workers=2) as service:
         before = (await view(service))["workers"]
         os.kill(before[1]["pid"], signal.SIGSTOP)
         asked_s = time.monotonic()
@@ -112,12 +126,13 @@ async def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None
         assert await ask_each(service, 10) == {"allow"}
 
 
-async def test_workers_fetch_a_providers_keys_once_for_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("door", DOORS)
+async def test_workers_fetch_a_providers_keys_once_for_all(door: str, tmp_path: Path) -> None:
     signer, newer = Signer(), Signer("k2")
     async with fake_provider() as idp:
         idp.answers["/jwks"] = jwks(signer)
         rules = PROVIDED_KEYS.format(url=idp.url)
-        async with running_fast(tmp_path, rules=rules, workers=3) as service:
+        async with running_workers(door, tmp_path, rules=rules, workers=3) as service:
             assert idp.count("/jwks") == 1
             now_s = int(time.time())
             claims = {"iss": "https://sso.example.com", "aud": "orders", "sub": "a", "iat": now_s, "exp": now_s + 300}
@@ -140,8 +155,9 @@ async def test_workers_fetch_a_providers_keys_once_for_all(tmp_path: Path) -> No
             assert idp.count("/jwks") == 2
 
 
-async def test_sighup_reloads_every_worker_and_lines_stay_whole(tmp_path: Path) -> None:
-    async with running_fast(tmp_path, workers=2) as service:
+@pytest.mark.parametrize("door", DOORS)
+async def test_sighup_reloads_every_worker_and_lines_stay_whole(door: str, tmp_path: Path) -> None:
+    async with running_workers(door, tmp_path, workers=2) as service:
         text = service.rules.read_text()
         service.rules.write_text(text.replace("allow: anyone", "allow: nobody"))
         service.send(signal.SIGHUP)
@@ -166,14 +182,15 @@ async def test_sighup_reloads_every_worker_and_lines_stay_whole(tmp_path: Path) 
         assert len(lines) == before + 400, "each is JSON, or its reader had failed"
 
 
-async def test_workers_end_with_their_supervisor_however_it_ends(tmp_path: Path) -> None:
-    async with running_fast(tmp_path) as service:
-        (worker,) = (await view(service))["workers"]
+@pytest.mark.parametrize("door", DOORS)
+async def test_workers_end_with_their_supervisor_however_it_ends(door: str, tmp_path: Path) -> None:
+    async with running_workers(door, tmp_path, workers=2) as service:
+        (worker, other) = (await view(service))["workers"]
         service.send(signal.SIGKILL)
         await service.wait()
 
         async def is_gone() -> bool:
-            return not Path(f"/proc/{worker['pid']}").exists()
+            return not any(Path(f"/proc/{its['pid']}").exists() for its in (worker, other))
 
         await until(is_gone)
 
@@ -267,10 +284,50 @@ def test_how_many_workers(server: str, asked: int | None, count: int, tmp_path: 
         assert choose_workers(configuration, asked) == count
 
 
-def test_the_portable_door_has_one_process(tmp_path: Path) -> None:
-    file = tmp_path / "rules.yaml"
-    file.write_text(RULES)
-    command = [sys.executable, "-m", "authz", "serve", "--workers", "2", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "the door `grpcio` has one process" in done.stderr
+@pytest.mark.parametrize("door", DOORS)
+async def test_sigterm_to_several_workers_loses_no_check(door: str, tmp_path: Path) -> None:
+    async with fake_provider() as idp:
+        idp.answers["/introspect"] = json_answer({"active": False})
+        idp.delay_s = 0.7
+        rules = PROVIDED.format(url=idp.url)
+        serving = running_workers(door, tmp_path, rules, server="drain_s: 20", environ={"S": "s"}, workers=2)
+        async with serving as service, contextlib.AsyncExitStack() as stack:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channels = [
+                await stack.enter_async_context(grpc.aio.insecure_channel(service.address, options=options))
+                for _ in range(6)
+            ]
+            checks = [ask(its, check_request(authorization=f"Bearer t{n}")) for n, its in enumerate(channels * 5)]
+            under_way = [asyncio.create_task(its) for its in checks]
+            async with asyncio.timeout(30):
+                while idp.count("/introspect") < len(checks):
+                    await asyncio.sleep(0.01)
+            ended = asyncio.ensure_future(service.drain())
+            answers = await asyncio.gather(*under_way)
+            assert {its.status.message for its in answers} == {"token_inactive"}
+            for channel in channels:
+                await channel.close(None)
+            assert await ended == 0
+
+
+async def test_portable_workers_share_an_address_with_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server")
+    client_cert, client_key = authority.issue("client")
+    server = f"tls: {{cert_file: {cert}, key_file: {key}, client_ca_file: {authority.file}}}"
+    server = f'grpc: [{{address: "127.0.0.1:0", {server}}}]\n  http: "127.0.0.1:0"'
+    async with running_workers("grpcio", tmp_path, server=server, workers=2) as service:
+        for trusted in (True, False):
+            mine = [its.read_bytes() if trusted else None for its in (client_key, client_cert)]
+            credentials = grpc.ssl_channel_credentials(authority.file.read_bytes(), *mine)
+            for _ in range(4):
+                options = [("grpc.use_local_subchannel_pool", 1)]
+                async with grpc.aio.secure_channel(service.address, credentials, options=options) as channel:
+                    if trusted:
+                        assert (await ask(channel)).status.code == 0
+                        continue
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await ask(channel)
+                    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        for number in ("0", "1"):
+            assert any(number in its["http"].split("/")[-2] for its in service.events("listening"))

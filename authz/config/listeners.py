@@ -57,9 +57,7 @@ def compile_server(part: ServerPart, folder: Path, problems: Problems) -> Server
 def _check_workers(part: ServerPart, problems: Problems) -> None:
     if part.workers is None or part.workers == 1:
         return
-    if Door(part.door) is not Door.FAST:
-        problems.add(("server", "workers"), "the door `grpcio` has one process: leave it out, or set `door: fast`")
-    elif any(its.address.startswith(_UNIX) for its in part.grpc):
+    if any(its.address.startswith(_UNIX) for its in part.grpc):
         text = "a unix socket leads to one process: leave it out, or listen on `host:port` only"
         problems.add(("server", "workers"), text)
 

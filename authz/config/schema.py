@@ -256,7 +256,7 @@ class ServerPart(_Part):
     """How the service listens and what it bears. Not reloadable."""
 
     door: Literal["grpcio", "fast"] = Field("grpcio", description="what speaks gRPC; `fast` needs `authz[fast]`")
-    workers: int | None = Field(None, ge=1, le=256, description="processes of the fast door; the cores if not said")
+    workers: int | None = Field(None, ge=1, le=256, description="processes; as many as cores if not said")
     grpc: list[ListenerPart] = Field([ListenerPart(address=DEFAULT_GRPC)], min_length=1)
     http: Text | None = Field(DEFAULT_HTTP, description="metrics and health; null for none")
     deadline_ms: int = Field(1_000, ge=10, le=60_000)

@@ -98,13 +98,18 @@ def find_engine(environ: Mapping[str, str]) -> Engine:
         binary=own or wheel,
         module=str(module.origin if module is not None else ""),
         environ={
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            "PYTHONPATH": render_python_path(),
             "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
             # The module does not name libpython itself, as extension modules do not.
             "LD_PRELOAD": str(libraries[0]),
         },
         version=version,
     )
+
+
+def render_python_path() -> str:
+    """Return where this Python looks for modules, so that a worker's does likewise."""
+    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
 
 
 def render_engine_config(

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from authz.config.settings import Listener, ServerSettings, TlsSettings
+from authz.config.settings import ServerSettings, TlsSettings
 from authz.gate import Gate
 from authz.model import ConfigError, ConfigProblem
 from authz.observe import Observer
@@ -35,10 +35,13 @@ class GrpcServer:
     """One gRPC server on all its listeners.
 
     ``ports`` are the bound TCP ports, in the listeners' order, and ``addresses`` the listeners' with those ports.
+    ``at`` is given to one of several workers: the addresses to share with the others, in the listeners' order.
     """
 
-    def __init__(self, gate: Gate, settings: ServerSettings, observer: Observer) -> None:
+    def __init__(self, gate: Gate, settings: ServerSettings, observer: Observer, *, at: Sequence[str] = ()) -> None:
         self._settings = settings
+        self._shared = bool(at)
+        self._at = tuple(at) or tuple(its.address for its in settings.grpc)
         self._handler = CheckHandler(gate, settings, observer)
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -53,17 +56,19 @@ class GrpcServer:
 
         """
         # Made here: it belongs to the event loop that is running.
-        self._server = server = grpc.aio.server(options=_options(self._settings))
+        self._server = server = grpc.aio.server(options=_options(self._settings, shared=self._shared))
         method = grpc.unary_unary_rpc_method_handler(self._check)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": method}),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         await self.set_serving(serving=False)
-        self.ports = tuple(_bind(server, listener) for listener in self._settings.grpc)
+        self.ports = tuple(
+            _bind(server, address, its.tls) for address, its in zip(self._at, self._settings.grpc, strict=True)
+        )
         self.addresses = tuple(
-            its.address if its.address.startswith(_UNIX) else f"{its.address.rpartition(':')[0]}:{port}"
-            for its, port in zip(self._settings.grpc, self.ports, strict=True)
+            address if address.startswith(_UNIX) else f"{address.rpartition(':')[0]}:{port}"
+            for address, port in zip(self._at, self.ports, strict=True)
         )
         await server.start()
 
@@ -88,22 +93,23 @@ class GrpcServer:
         return await self._handler.check(raw, context.time_remaining())
 
 
-def _bind(server: grpc.aio.Server, listener: Listener) -> int:
-    path = listener.address.removeprefix(_UNIX) if listener.address.startswith(_UNIX) else None
+def _bind(server: grpc.aio.Server, address: str, tls: TlsSettings | None) -> int:
+    path = address.removeprefix(_UNIX) if address.startswith(_UNIX) else None
     if path is not None:
         remove_socket(Path(path))
     try:
-        if listener.tls is None:
-            port = server.add_insecure_port(listener.address)
-        else:
-            port = server.add_secure_port(listener.address, _credentials(listener.tls))
+        port = server.add_insecure_port(address) if tls is None else _bind_secure(server, address, tls)
     except RuntimeError:
         port = 0
     if port == 0:
         why = "is it in use, or not this machine's?" if path is None else "may this user write to its folder?"
-        message = f"cannot listen on `{listener.address}`: {why}"
+        message = f"cannot listen on `{address}`: {why}"
         raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
     return port
+
+
+def _bind_secure(server: grpc.aio.Server, address: str, tls: TlsSettings) -> int:
+    return server.add_secure_port(address, _credentials(tls))
 
 
 def remove_socket(path: Path) -> None:
@@ -135,9 +141,9 @@ def _is_answered(path: Path) -> bool:
         return caller.connect_ex(str(path)) == 0
 
 
-def _options(settings: ServerSettings) -> Sequence[tuple[str, int]]:
+def _options(settings: ServerSettings, *, shared: bool) -> Sequence[tuple[str, int]]:
     return (
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
         ("grpc.max_receive_message_length", TRANSPORT_MAX_BYTES),
         # Envoy copies a request's trace headers into its call's metadata, of any size that it took itself.
         ("grpc.max_metadata_size", TRANSPORT_MAX_METADATA_BYTES),

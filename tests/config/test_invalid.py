@@ -131,7 +131,7 @@ BEYOND_SCHEMA: dict[str, str] = {
         introspection_mtls_no_cert introspection_no_endpoint introspection_no_secret introspection_two_ways
         keys_max_stale_short keys_two_sources rule_allow_and_require rule_allow_and_tokens rule_any_of_beside
         rule_no_one rule_optional_without_provider rule_require_only rule_tokens_only secret_with_rs256
-        rule_client_ids_all rule_networks_all server_workers_portable server_workers_unix
+        rule_client_ids_all rule_networks_all server_workers_unix
         """,
     "what stands elsewhere in the file, or twice": """
         cors_host_twice guard_names_twice host_twice hosts_everywhere hosts_needless hosts_twice hosts_without_rules

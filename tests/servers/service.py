@@ -187,17 +187,24 @@ async def serving(
         async with running(folder, rules, server=server, environ=environ) as service:
             yield service
         return
-    async with running_fast(folder, rules, server=server, environ=environ) as process:
+    async with running_workers(door, folder, rules, server=server, environ=environ) as process:
         yield process
 
 
 @contextlib.asynccontextmanager
-async def running_fast(
-    folder: Path, rules: str = RULES, *, server: str = "", environ: dict[str, str] | None = None, workers: int = 1
+async def running_workers(
+    door: str,
+    folder: Path,
+    rules: str = RULES,
+    *,
+    server: str = "",
+    environ: dict[str, str] | None = None,
+    workers: int = 1,
 ) -> AsyncIterator[RunningProcess]:
-    require_fast()
+    if door == "fast":
+        require_fast()
     file = folder / "rules.yaml"
-    file.write_text(f"{rules}\nserver:\n  {render_server('fast', server, workers)}\n")
+    file.write_text(f"{rules}\nserver:\n  {render_server(door, server, workers)}\n")
     service = RunningProcess(file)
     try:
         await service.start(environ or {})
@@ -209,7 +216,7 @@ async def running_fast(
 def render_server(door: str, server: str, workers: int = 1) -> str:
     """Return the lines of the part `server`."""
     lines = [] if server.startswith("grpc:") else [LOOPBACK]
-    lines += [server, f"door: {door}"] + ([f"workers: {workers}"] if door == "fast" else [])
+    lines += [server, f"door: {door}", f"workers: {workers}"]
     lines += [] if "drain_s" in server else ["drain_s: 0"]
     return "\n  ".join(lines)
 

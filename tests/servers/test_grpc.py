@@ -89,7 +89,7 @@ async def test_what_never_listened_neither_drains_nor_stops(tmp_path: Path) -> N
 def test_the_first_line_of_the_log_is_where_it_listens(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(f"{RULES}\nserver:\n  {LOOPBACK}\n  drain_s: 1\n")
-    command = [sys.executable, "-m", "authz", "serve", str(file)]
+    command = [sys.executable, "-m", "authz", "serve", "--workers", "1", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
