@@ -60,7 +60,7 @@ async def make_fleet(
     started: list[Server] = []
     versions: dict[str, str] = {}
     try:
-        ours = [_start_ours(world, folder, door, core, rules) for door in doors]
+        ours = [start_ours(world, folder, door, core, rules) for door in doors]
         started += ours
         for its in ours:
             await its.until_open()
@@ -93,14 +93,26 @@ def _find_engine(console: Console) -> Engine | None:
         return None
 
 
-def _start_ours(world: World, folder: Path, door: str, core: int, rules: int) -> Server:
-    port = free_port()
-    place = folder / f"{door}-{rules}"
+def start_ours(  # noqa: PLR0913 - each is a side of what is measured
+    world: World,
+    folder: Path,
+    door: str,
+    core: int | None,
+    rules: int,
+    *,
+    name: str = "rules",
+    http: bool = False,
+    extra: str = "",
+) -> Server:
+    """Start the service: one worker on a core, or as many as it wants on all."""
+    port, http_port = free_port(), free_port() if http else 0
+    place = folder / f"{door}-{name}-{rules}"
     place.mkdir()
-    file = rules_file(place, world, address=f"127.0.0.1:{port}", door=door, rules=rules)
-    command = [sys.executable, "-m", "authz", "serve", "--workers", "1", str(file)]
+    file = rules_file(place, world, port=port, door=door, rules=rules, http_port=http_port, extra=extra)
+    command = [sys.executable, "-m", "authz", "serve", *([] if core is None else ["--workers", "1"]), str(file)]
     environ = {"BENCH_SECRET": "secret"}
     server = Server(f"authz, {door}", command, port=port, core=core, folder=place, environ=environ)
+    server.http_port = http_port
     server.start()
     return server
 

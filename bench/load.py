@@ -1,7 +1,7 @@
 """Load for gRPC servers, cheap enough for one core to saturate another: HTTP/2 frames written by hand.
 
-Every call is the same HEADERS frame and one DATA frame, so both are made once, and only the stream's number changes. Of
-an answer the frames are counted and its message kept; whoever asks for the load says what a good message is. *Closed*
+Every gRPC call is the same HEADERS frame and one DATA frame, so both are made once, and only the stream's number
+changes; a plain GET is a HEADERS frame of its own. Whoever asks for the load says what a good answer is. *Closed*
 load keeps a number of calls in flight on each connection; *open* load begins calls at a fixed rate, whatever comes of
 them, and a call's time counts from when it should have begun.
 """
@@ -18,9 +18,12 @@ from typing import Final
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+_GET: Final = bytes((HEADERS, END_HEADERS | END_STREAM))
 WIDE: Final = 2**30
 LAST_STREAM: Final = 2**31 - 1
 GRPC_PREFIX_BYTES: Final = 5
+STATUS_200: Final = 0x88
+"""How a header block says so (RFC 7541, appendix A)."""
 
 Body = bytes
 Bodies = Callable[[], Body]
@@ -81,8 +84,19 @@ def grpc_headers(path: str, authority: str, timeout: str = "1S") -> bytes:
     )
 
 
+def get_headers(path: str, authority: str, headers: dict[str, str]) -> Body:
+    """Return the header block of a browser's GET."""
+    pairs = {":path": path, ":authority": authority} | headers
+    return b"\x82\x86" + b"".join(_text(name.encode(), value.encode()) for name, value in pairs.items())
+
+
+def is_200(block: bytes) -> bool:
+    """Say whether an answer's header block says 200; before it may stand what changes the table's size."""
+    return STATUS_200 in block[:4]
+
+
 class Connection(asyncio.Protocol):
-    """One HTTP/2 connection that makes the same call again and again."""
+    """One HTTP/2 connection that makes calls; without a ``block`` each body is itself the header block of a GET."""
 
     def __init__(self, block: bytes, bodies: Bodies, is_good: Callable[[bytes], bool], result: Result) -> None:
         self._head = len(block).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS))
@@ -95,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._window = 65_535
         self._begun: dict[int, float] = {}
         self._answers: dict[int, bytes] = {}
-        self._late: list[float] = []
+        self._late: list[tuple[float, Body]] = []
         self._again = False
         self._transport: asyncio.Transport | None = None
         self.ready = asyncio.Event()
@@ -133,18 +147,23 @@ class Connection(asyncio.Protocol):
 
     def begin(self, due: float) -> None:
         """Make one call; later, if the connection's window is used up."""
-        body = self._bodies()
-        if len(body) > self._window or self._transport is None:
-            self._late.append(due)
+        self._send(due, self._bodies())
+
+    def _send(self, due: float, body: Body) -> None:
+        used = len(body) if self._block else 0
+        if used > self._window or self._transport is None:
+            self._late.append((due, body))
             return
         self.idle.clear()
-        self._window -= len(body)
+        self._window -= used
         self._stream += 2
         number = self._stream.to_bytes(4, "big")
         self._begun[self._stream] = due
-        self._transport.write(
-            b"".join((self._head, number, self._block, len(body).to_bytes(3, "big"), b"\0\x01", number, body))
-        )
+        size = len(body).to_bytes(3, "big")
+        if self._block:
+            self._transport.write(b"".join((self._head, number, self._block, size, b"\0\x01", number, body)))
+        else:
+            self._transport.write(b"".join((size, _GET, number, body)))
 
     def data_received(self, data: bytes) -> None:
         """Take whole frames out of what has come."""
@@ -163,7 +182,7 @@ class Connection(asyncio.Protocol):
         del buffer[:at]
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == DATA:
+        if kind == (DATA if self._block else HEADERS):
             self._answers[stream] = self._answers.get(stream, b"") + payload
         if (kind in {DATA, HEADERS} and flags & END_STREAM) or kind == RST_STREAM:
             self._end(stream)
@@ -175,8 +194,8 @@ class Connection(asyncio.Protocol):
         elif kind == WINDOW_UPDATE and stream == 0:
             self._window += int.from_bytes(payload, "big")
             late, self._late = self._late, []
-            for due in late:
-                self.begin(due)
+            for due, body in late:
+                self._send(due, body)
 
     def _end(self, stream: int) -> None:
         due = self._begun.pop(stream, None)
@@ -184,7 +203,8 @@ class Connection(asyncio.Protocol):
             return
         now = time.perf_counter()
         self._result.latencies_s.append(now - due)
-        if not self._is_good(self._answers.pop(stream, b"")[GRPC_PREFIX_BYTES:]):
+        answer = self._answers.pop(stream, b"")
+        if not self._is_good(answer[GRPC_PREFIX_BYTES:] if self._block else answer):
             self._result.bad += 1
         if self._again:
             self.begin(now)
@@ -220,12 +240,10 @@ class Load:
         return f"{how}, {self.connections} connections"
 
 
-async def play(
-    port: int, load: Load, bodies: Bodies, is_good: Callable[[bytes], bool], *, path: str, authority: str = "authz"
-) -> Result:
-    """Play one round against a port of this machine and return what came of it."""
+async def play(port: int, load: Load, bodies: Bodies, is_good: Callable[[bytes], bool], *, path: str = "") -> Result:
+    """Play one round against a port of this machine and return what came of it; without a ``path``, of GETs."""
     result = Result()
-    block = grpc_headers(path, authority)
+    block = grpc_headers(path, "authz") if path else b""
     loop = asyncio.get_running_loop()
     callers: list[Connection] = []
     for _ in range(load.connections):

@@ -16,10 +16,17 @@ STOP_S = 10.0
 
 
 class Server:
-    """One server. ``core`` is the only one that it may use."""
+    """One server. ``core`` is the only one that it may use; None leaves it all of them."""
 
     def __init__(
-        self, name: str, command: list[str], *, port: int, core: int, folder: Path, environ: Mapping[str, str] = {}
+        self,
+        name: str,
+        command: list[str],
+        *,
+        port: int,
+        core: int | None,
+        folder: Path,
+        environ: Mapping[str, str] = {},
     ) -> None:
         self.name = name
         self.port = port
@@ -28,6 +35,7 @@ class Server:
         self._folder = folder
         self._environ = dict(environ)
         self._process: subprocess.Popen[bytes] | None = None
+        self.http_port = 0
         self._began_s = 0.0
         self.ready_s = 0.0
         """From the start of the process until it takes connections."""
@@ -35,7 +43,7 @@ class Server:
     def start(self) -> None:
         """Start it; its output goes to a file, as a container's would."""
         log = (self._folder / f"{self.name.replace(' ', '-')}.log").open("wb")
-        core = self._core
+        cores = set(range(os.cpu_count() or 1)) if self._core is None else {self._core}
         self._process = subprocess.Popen(
             self._command,
             env=os.environ | self._environ,
@@ -44,7 +52,7 @@ class Server:
             stderr=log,
             cwd=self._folder,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - one thread, and nothing else there
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # noqa: PLW1509 - one thread, and nothing else there
         )
         log.close()
         self._began_s = time.monotonic()
@@ -75,6 +83,11 @@ class Server:
                 text = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
         return total * 1_024
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def stop(self) -> None:
         """End the tree."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -48,12 +49,14 @@ class World:
     """The key, its JWKS document served on loopback, and requests with tokens signed by it."""
 
     def __init__(self) -> None:
-        self._key = generate_private_key(public_exponent=65_537, key_size=2_048)
-        member = json.loads(RSAAlgorithm.to_jwk(self._key.public_key()))
-        self.jwks = {"keys": [member | {"kid": "k1", "use": "sig", "alg": "RS256"}]}
+        self._number = 0
+        self.jwks: dict[str, list[dict[str, Any]]] = {"keys": []}
+        self.kid = ""
+        self.delay_s = 0.0
+        """How long the provider takes to answer about an opaque token."""
+        self.rotate()
         routes = [Route("/jwks.json", self._serve), Route("/introspect", self._introspect, methods=["POST"])]
         self._http = HttpServer(Starlette(routes=routes), "127.0.0.1:0")
-        self._number = 0
 
     async def start(self) -> None:
         """Serve the key."""
@@ -68,11 +71,23 @@ class World:
         """Where the key is."""
         return f"http://127.0.0.1:{self._http.port}/jwks.json"
 
+    def rotate(self) -> str:
+        """Publish another key, which signs from now on; return the id of the one that did before."""
+        before, self.kid = self.kid, f"k{len(self.jwks['keys']) + self._number + 1}"
+        self._key = generate_private_key(public_exponent=65_537, key_size=2_048)
+        member = json.loads(RSAAlgorithm.to_jwk(self._key.public_key()))
+        self.jwks["keys"].append(member | {"kid": self.kid, "use": "sig", "alg": "RS256"})
+        return before
+
+    def forget(self, kid: str) -> None:
+        """Publish a key no more."""
+        self.jwks["keys"] = [its for its in self.jwks["keys"] if its["kid"] != kid]
+
     def token(self, size: Size, **changes: Any) -> str:
         """Sign a token of about a size; no two are alike."""
         claims = self.claims() | changes
         filler = max(0, (size.token_bytes - 342 - 70) * 3 // 4 - len(json.dumps(claims)) - 20)
-        return pyjwt.encode(claims | {"note": "n" * filler}, self._key, algorithm="RS256", headers={"kid": "k1"})
+        return pyjwt.encode(claims | {"note": "n" * filler}, self._key, algorithm="RS256", headers={"kid": self.kid})
 
     def body(self, size: Size, token: str, path: str = "/api/v1/orders/17") -> Body:
         """Return a call's message: a CheckRequest such as Envoy sends for a browser's request."""
@@ -119,6 +134,7 @@ class World:
         }
 
     async def _introspect(self, _: Request) -> Response:
+        await asyncio.sleep(self.delay_s)
         return JSONResponse(self.claims() | {"active": True, "token_type": "Bearer"})
 
     async def _serve(self, _: Request) -> Response:
@@ -164,7 +180,14 @@ def is_allow(message: bytes) -> bool:
     return response.status.code == 0 and response.HasField("ok_response")
 
 
-def rules_file(folder: Path, world: World, *, address: str, door: str, rules: int = 10, extra: str = "") -> Path:
+def path_of(rule: int, number: int) -> str:
+    """Return a path that one of the other rules is for."""
+    return f"/api/v{rule % 100 + 2}/area{rule}/{number}/items/{number}"
+
+
+def rules_file(  # noqa: PLR0913 - each is a side of what is measured
+    folder: Path, world: World, *, port: int, door: str, rules: int = 10, http_port: int = 0, extra: str = ""
+) -> Path:
     """Write the rules file: the rule that is asked for among others, or prefixes and captures shared by very many."""
     others = "".join(
         f'  - {{name: r{n}, hosts: [{HOST}], paths: ["/api/v{n % 100 + 2}/area{n}/{{id}}/items/**"], methods: [GET], '
@@ -190,8 +213,8 @@ rules:
   - {{name: orders, hosts: [{HOST}], paths: ["/api/v1/orders/{{id}}"], methods: [GET], tokens_from: demo,
       require: {{roles: admin}}}}
 {others}server:
-  grpc: [{{address: "{address}"}}]
-  http: null
+  grpc: [{{address: "127.0.0.1:{port}"}}]
+  http: {f'"127.0.0.1:{http_port}"' if http_port else "null"}
   door: {door}
 {extra}"""
     )
