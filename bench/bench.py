@@ -9,18 +9,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from fleet import Fleet, make_fleet
-from load import Body, Load, Result, play
+from load import Body, Load, Result, get_headers, is_200, play
+from long import TOKENS as KEPT
+from long import Place, measure_introspection, measure_memory, measure_ready, measure_reload, soak
+from proxy import Pair, browser_headers, make_pairs
 from report import Report, Row
 from rich.console import Console
 from servers import Server
-from world import CHECK, LARGE, SMALL, Size, World, ZipfTokens, cycle, is_allow, repeat
+from targets import (
+    HEIMDALL,
+    judge_cores,
+    judge_introspection,
+    judge_memory,
+    judge_proxy,
+    judge_ready,
+    judge_reload,
+    judge_rows,
+    judge_soak,
+)
+from world import CHECK, HOST, LARGE, SMALL, Size, World, ZipfTokens, cycle, is_allow, path_of, repeat, wrap
 
 SERVER_CORE: Final = 0
 TOKENS: Final = 10_000
@@ -42,25 +58,25 @@ class Bench:
         self.report = Report()
 
     async def measure(
-        self, what: str, servers: Sequence[Server], load: Load, bodies: Callable[[Server], Callable[[], Body]],
-        *, good: Callable[[bytes], bool] = is_allow,
+        self, what: str, servers: Sequence[Server | Pair], load: Load, bodies: Callable[[str], Callable[[], Body]],
+        *, good: Callable[[bytes], bool] = is_allow, path: str = CHECK,
     ) -> None:  # fmt: skip
         """Play rounds against each server in turn, and note what each call cost."""
         rows = {its.name: Row(what=what, server=its.name, load=str(load)) for its in servers}
-        given = {its.name: bodies(its) for its in servers}
+        given = {its.name: bodies(its.name) for its in servers}
         for number in range(self.rounds):
             for its in servers:
                 self.console.print(f"{what}, {load}: {its.name}, round {number + 1} of {self.rounds}", style="dim")
-                result, cpu_s = await self.play(its, load, given[its.name], good)
+                result, cpu_s = await self.play(its, load, given[its.name], good, path)
                 rows[its.name].add(result, cpu_s)
         self.report.rows.extend(rows.values())
 
     async def play(
-        self, server: Server, load: Load, bodies: Callable[[], Body], good: Callable[[bytes], bool]
+        self, server: Server | Pair, load: Load, bodies: Callable[[], Body], good: Callable[[bytes], bool], path: str
     ) -> tuple[Result, float]:
         """Play one round, and return it with the CPU time that the server spent."""
         before = server.cpu_s()
-        result = await play(server.port, load, bodies, good, path=CHECK)
+        result = await play(server.port, load, bodies, good, path=path)
         return result, server.cpu_s() - before
 
     def load(self, kind: str) -> Load:
@@ -76,31 +92,73 @@ class Bench:
         bodies = [self.world.body(size, self.world.token(size)) for _ in range(count)]
         once = Load(connections=1, rate=2_000, seconds=count / 2_000)
         for its in fleet.all:
-            await self.play(its, once, cycle(bodies), is_allow)
+            await self.play(its, once, cycle(bodies), is_allow, CHECK)
 
-        def source(server: Server) -> Callable[[], Body]:
-            del server
+        def source(_: str) -> Callable[[], Body]:
             fresh = [self.world.body(size, self.world.token(size)) for _ in range(max(50, count // 60))]
             return ZipfTokens(list(bodies), fresh)
 
         for kind in ("closed", "2", "64"):
             await self.measure(f"Zipf over {count:,} tokens, {size.name}", fleet.all, self.load(kind), source)
 
-    async def each_kind(self, fleet: Fleet, size: Size, rules: int) -> None:
+    async def each_kind(self, fleet: Fleet, size: Size) -> None:
         """Measure each kind of check: a token known, an opaque one known, none at all, and every token new."""
-        many = f", {rules:,} rules" if rules > FEW else ""
         closed = self.load("closed")
         known = self.world.body(size, self.world.token(size))
-        await self.measure(f"one token, {size.name}{many}", fleet.all, closed, lambda _: repeat(known))
+        await self.measure(f"one token, {size.name}", fleet.all, closed, lambda _: repeat(known))
         opaque = self.world.body(size, "opaque-token-of-the-bench")
-        await self.measure(f"one opaque token{many}", fleet.ours, closed, lambda _: repeat(opaque))
+        await self.measure("one opaque token", fleet.ours, closed, lambda _: repeat(opaque))
         nobody = self.world.body(size, "").replace(b"Bearer ", b"Basic_ ")
-        await self.measure(f"deny without a token{many}", fleet.ours, closed, lambda _: repeat(nobody), good=is_deny)
+        await self.measure("deny without a token", fleet.ours, closed, lambda _: repeat(nobody), good=is_deny)
         need = int(self.rounds * self.seconds * FRESH_RATE) + 100
         self.console.print(f"signing {need} tokens …", style="dim")
         bodies = [self.world.body(size, self.world.token(size)) for _ in range(need)]
         load = Load(connections=8, rate=FRESH_RATE, seconds=self.seconds)
-        await self.measure(f"every token new (RS256){many}", fleet.all, load, lambda _: cycle(bodies))
+        await self.measure("every token new (RS256)", fleet.all, load, lambda _: cycle(bodies))
+
+    async def random_hits(self, fleets: Mapping[int, Fleet]) -> None:
+        """Hit rules at random, of few and of very many that share prefixes and captures."""
+        token, source = self.world.token(SMALL), random.Random(3)  # noqa: S311 - load, no secret
+        for rules, fleet in fleets.items():
+            bodies = [self.world.body(SMALL, token, path_of(source.randrange(rules - 1), n)) for n in range(5_000)]
+            await self.measure(f"random hits, {rules:,} rules", fleet.ours, self.load("closed"), lambda _: wrap(bodies))  # noqa: B023 - used at once
+
+    async def behind_envoy(self, place: Place, fleet: Fleet) -> list[Row]:
+        """Send browsers' requests through an Envoy that asks each server, at half of what heimdall can do."""
+        peak = next((median(its.rate) for its in self.report.rows if its.server == HEIMDALL), RATE)
+        load = Load(connections=8, rate=peak / 2, seconds=5 * self.seconds)
+        headers = browser_headers(self.world.token(SMALL))
+        get = get_headers("/api/v1/orders/17", HOST, headers)
+        pairs = make_pairs(self.world, place.folder, [*fleet.ours, *fleet.peers], core=place.core)
+        before = len(self.report.rows)
+        try:
+            for its in pairs:
+                await its.envoy.until_open()
+            await self.measure("GET through Envoy", pairs, load, lambda _: repeat(get), good=is_200, path="")
+        finally:
+            for its in pairs:
+                its.envoy.stop()
+        return self.report.rows[before:]
+
+    async def alone(self, place: Place, doors: Sequence[str], *, soak_s: float) -> None:
+        """Measure what needs a server to itself."""
+        few = FEW if self.rounds == 1 else MANY
+        targets = self.report.targets
+        for door in doors:
+            name = f"authz, {door}"
+            self.report.ready_s[name] = await measure_ready(place, door, rules=FEW)
+            targets.append(judge_ready(name, self.report.ready_s[name]))
+            targets.extend(judge_reload(name, await measure_reload(place, door, rules=MANY, seconds=self.seconds * 3)))
+            targets.append(
+                judge_introspection(name, await measure_introspection(place, door, seconds=self.seconds * 3))
+            )
+        if few == MANY:
+            for door in doors:
+                targets.extend(judge_memory(f"authz, {door}", await measure_memory(place, door, tokens=KEPT)))
+        if soak_s:
+            for door in doors:
+                found = await soak(place, door, seconds=soak_s, tokens=self.tokens)
+                targets.append(judge_soak(f"authz, {door}", found))
 
 
 def is_deny(message: bytes) -> bool:
@@ -114,21 +172,26 @@ async def run(options: argparse.Namespace, console: Console) -> Report:
     await world.start()
     with tempfile.TemporaryDirectory(prefix="authz-bench-") as name:
         bench = Bench(world, rounds=options.rounds, seconds=options.seconds, tokens=options.tokens, console=console)
+        report, folder = bench.report, Path(name)
+        place = Place(world, folder, SERVER_CORE, console)
         try:
-            async with make_fleet(world, Path(name), core=SERVER_CORE, rules=FEW, console=console) as fleet:
-                bench.report.servers = fleet.describe()
+            few = make_fleet(world, folder, core=SERVER_CORE, rules=FEW, console=console)
+            many = make_fleet(world, folder, core=SERVER_CORE, rules=MANY, console=console, peers=False)
+            async with few as fleet:
+                report.servers = fleet.describe()
+                doors = fleet.doors
                 for size in (SMALL, LARGE):
                     await bench.zipf(fleet, size)
-                await bench.each_kind(fleet, SMALL, FEW)
-                bench.report.memory = {its.name: its.pss_bytes() for its in fleet.all}
-                bench.report.ready_s = {its.name: its.ready_s for its in fleet.ours}
-            many = make_fleet(world, Path(name), core=SERVER_CORE, rules=MANY, console=console, peers=False)
-            async with many as fleet:
-                bench.report.ready_many_s = {its.name: its.ready_s for its in fleet.ours}
-                await bench.each_kind(fleet, SMALL, MANY)
+                await bench.each_kind(fleet, SMALL)
+                async with many as other:
+                    await bench.random_hits({FEW: fleet, MANY: other})
+                report.memory = {its.name: its.pss_bytes() for its in fleet.all}
+                through = await bench.behind_envoy(place, fleet)
+            report.targets += [*judge_rows(report), *judge_proxy(through), judge_cores()]
+            await bench.alone(place, doors, soak_s=options.soak)
         finally:
             await world.stop()
-    return bench.report
+    return report
 
 
 def main() -> None:
@@ -138,6 +201,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of one round")
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--quick", action="store_true", help="one short round, a thousand tokens")
+    parser.add_argument("--soak", type=float, default=0.0, help="seconds of each door under everything at once")
     parser.add_argument("--write", type=Path, help="folder to write the table and the plot to")
     options = parser.parse_args()
     if options.quick:

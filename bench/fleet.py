@@ -39,6 +39,7 @@ class Fleet:
     nothing: list[Server]
     peers: list[Server]
     versions: dict[str, str]
+    doors: tuple[str, ...]
 
     @property
     def all(self) -> list[Server]:
@@ -79,7 +80,7 @@ async def make_fleet(
         versions |= {server.name: version for server, version in others}
         if engine is not None:
             versions["Envoy inside the fast door"] = engine.version
-        yield Fleet(ours=ours, nothing=nothing, peers=[server for server, _ in others], versions=versions)
+        yield Fleet(ours=ours, nothing=nothing, peers=[server for server, _ in others], versions=versions, doors=doors)
     finally:
         for its in started:
             its.stop()

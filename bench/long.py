@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import secrets
@@ -52,6 +53,21 @@ async def figure(server: Server, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
 
+async def measure_ready(place: Place, door: str, *, rules: int) -> float:
+    """Return how long it takes from the start of the process, alone on its core, until it says that it is ready."""
+    place.say(f"start to ready with {rules:,} rules, {door}")
+    server = start_ours(place.world, place.folder, door, place.core, rules, name="ready", http=True)
+    try:
+        async with asyncio.timeout(120), httpx.AsyncClient(trust_env=False) as client:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(f"http://127.0.0.1:{server.http_port}/readyz")).is_success:
+                        return server.age_s()
+                await asyncio.sleep(0.01)
+    finally:
+        server.stop()
+
+
 @dataclass(slots=True)
 class Reloads:
     """How long 10,000 rules take to be in force, and the p99 of checks, usual and meanwhile, in microseconds."""
@@ -66,7 +82,6 @@ async def measure_reload(place: Place, door: str, *, rules: int, seconds: float)
     place.say(f"reload of {rules:,} rules, {door}")
     server = start_ours(place.world, place.folder, door, place.core, rules, name="reload", http=True)
     try:
-        await server.until_open()
         await _until(server, 1)
         took_s = await _reload(server, 2)
         body = place.world.body(SMALL, place.world.token(SMALL))
@@ -90,6 +105,7 @@ async def _reload(server: Server, generation: int) -> float:
 
 
 async def _until(server: Server, generation: int) -> None:
+    await server.until_open()
     async with asyncio.timeout(120):
         while await figure(server, "authz_policy_generation") < generation:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
@@ -101,7 +117,6 @@ async def measure_introspection(place: Place, door: str, *, seconds: float) -> R
     server = start_ours(place.world, place.folder, door, place.core, 10, name="opaque", http=True)
     place.world.delay_s = PROVIDER_S
     try:
-        await server.until_open()
         await _until(server, 1)
 
         def bodies() -> Body:
@@ -133,7 +148,6 @@ async def measure_memory(place: Place, door: str, *, tokens: int) -> Memory:
     bodies = [place.world.body(SMALL, place.world.token(SMALL)) for _ in range(tokens)]
     server = start_ours(place.world, place.folder, door, None, 10, name="memory", http=True)
     try:
-        await server.until_open()
         await _until(server, 1)
         workers = max(1, int(await figure(server, "authz_workers_ready")))
         closed = Load(connections=8, in_flight=64, seconds=3)
@@ -235,7 +249,6 @@ async def soak(place: Place, door: str, *, seconds: float, tokens: int) -> Soak:
         source.rotate()
 
     try:
-        await server.until_open()
         await _until(server, 1)
         await play(server.port, Load(connections=8, rate=1_000, seconds=tokens / 1_000), source, is_allow, path=CHECK)
         peak = await play(server.port, Load(connections=8, in_flight=64, seconds=3), source, is_allow, path=CHECK)

@@ -37,8 +37,6 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self.http_port = 0
         self._began_s = 0.0
-        self.ready_s = 0.0
-        """From the start of the process until it takes connections."""
 
     def start(self) -> None:
         """Start it; its output goes to a file, as a container's would."""
@@ -68,7 +66,6 @@ class Server:
                     writer.close()
                     break
                 await asyncio.sleep(0.01)
-        self.ready_s = time.monotonic() - self._began_s
 
     def cpu_s(self) -> float:
         """Return the CPU time of the process and all below it, in seconds."""
@@ -83,6 +80,10 @@ class Server:
                 text = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
         return total * 1_024
+
+    def age_s(self) -> float:
+        """Return how long ago the process was started."""
+        return time.monotonic() - self._began_s
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process that was started."""

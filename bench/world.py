@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -149,6 +150,12 @@ def repeat(body: Body) -> Callable[[], Body]:
 def cycle(bodies: list[Body]) -> Callable[[], Body]:
     """Return what gives one after the other; it must not come to its end, or nothing is new any more."""
     source = iter(bodies)
+    return lambda: next(source)
+
+
+def wrap(bodies: list[Body]) -> Callable[[], Body]:
+    """Return what gives one after the other, and then begins anew."""
+    source = itertools.cycle(bodies)
     return lambda: next(source)
 
 
