@@ -46,12 +46,12 @@ def test_a_rule_for_everywhere_takes_methods_on_each_host_with_broader_rules() -
     told = findings(
         rule("narrow", "everywhere", "/x", GET),
         rule("broad", "[h.example]", "/**"),
-        rule("put", "[f.example]", "/x/**", PUT),
+        rule("some", "[f.example]", "/x/**", "methods: [PUT, POST], allow: anyone"),
         rule("get", "[g.example]", "/**", GET),
     )
-    assert {its.partition(",")[0] for its in told} == {
+    assert {its.partition(", which")[0] for its in told} == {
         "narrow: `/x` has no rule for any other method on `h.example`",
-        "narrow: `/x` has no rule for PUT on `f.example`",
+        "narrow: `/x` has no rule for POST, PUT on `f.example`",
     }
     unknown = findings(rule("narrow", "everywhere", "/x", GET), rule("broad", "everywhere", "/**", PUT))
     assert unknown[0].startswith("narrow: `/x` has no rule for PUT on hosts without rules of their own, which")

@@ -62,6 +62,11 @@ def line(path: str, methods: str = "", hosts: str = "[a.example]", name: str = "
         ((line("/x/{a}", "GET"), line("/{b}/y", "PUT"), line("/x/y")), []),
         ((line("/x/{a}", "GET"), line("/{b}/y/z", "PUT")), []),
         ((line("/x/{a}/{b}", "GET"), line("/{b}/y", "PUT")), []),
+        # Their shortest common path is that of a third, which takes the method there, but not below it.
+        (
+            (line("/x/y/**", "GET"), line("/x/{b}", "PUT"), line("/{a}/y/**", "PUT")),
+            [("/x/y/**", "PUT", "/x/{b} PUT", "/x/{b}"), ("/x/y/**", "PUT", "/{a}/y/** PUT", "/{a}/y/**")],
+        ),
         # A pattern that judges nothing takes nothing.
         (
             (line("/x/**", "GET"), line("/**", "PUT"), line("/x"), line("/x/{a}/**")),
