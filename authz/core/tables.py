@@ -144,11 +144,7 @@ def _hides(narrow: HostPattern, mine: _Slots, broad: HostPattern, theirs: _Slots
 
 def _merge(own: _Slots, broader: _Slots) -> _Slots:
     """Let both compete by path; where path and method are equal, ours comes first."""
-    slots: _Slots = {}
-    for shape, slot in broader.items():
-        ours = own.get(shape)
-        if ours is None:
-            slots[shape] = slot
+    slots = dict(broader)
     for shape, slot in own.items():
         named, rest = dict(slot.methods.named), slot.methods.rest
         theirs = broader.get(shape)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from authz.core.findings import find_surprises
-from authz.core.path import check_accepted
+from authz.core.path import MAX_TARGET_CHARS, check_accepted
 from authz.core.policy import Policy, match_guards, match_rule
 from authz.core.require import needs_principal
 from authz.core.trie import match_path
@@ -113,6 +113,8 @@ def test_a_rule_that_others_leave_no_path_is_told(others: tuple[str, ...], by: s
         ("a.example", "/x;y/**", "allow: anyone, accept: [semicolon]", None),
         ("a.example", "/..;", "allow: anyone, accept: [semicolon]", "path_dot_segment"),
         ("a.example", "/a b/caf\u00e9", "allow: anyone", None),
+        pytest.param("a.example", "/" + "+" * (MAX_TARGET_CHARS // 2), "allow: anyone", None, id="long"),
+        pytest.param("a.example", "/" + "+" * MAX_TARGET_CHARS, "allow: anyone", "path_too_long", id="longer"),
     ],
 )
 def test_a_rule_whose_requests_are_refused_before_it_is_told(

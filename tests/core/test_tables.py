@@ -171,7 +171,7 @@ def test_a_pattern_must_say_so_too(narrow: str) -> None:
         judged_by(replaced, "GET", f"{host}/0")
 
 
-@pytest.mark.parametrize(("count", "names"), [(5, "`broad4`)"), (6, "`broad4` and more)")])
+@pytest.mark.parametrize(("count", "names"), [(5, "`broad3`, `broad4`)"), (6, "`broad4` and more)")])
 def test_five_hidden_rules_are_named(count: int, names: str) -> None:
     (message,) = messages(hiding("", count=count))
     assert names in message
@@ -210,6 +210,7 @@ def test_a_host_that_hides_nothing_need_say_nothing(broad: str, narrow: str) -> 
             "c.example",
             "no rule is for this host itself, so the entry does nothing",
         ),
+        ("hosts: {'{label}.b.example': extends}\n", "c.example", "no rule is for this host itself"),
     ],
 )
 def test_an_entry_that_does_nothing_is_refused(hosts: str, broad: str, words: str) -> None:

@@ -55,6 +55,7 @@ def line(path: str, methods: str = "", hosts: str = "[a.example]", name: str = "
             ],
         ),
         ((line("/x", "GET"), line("/{a}"), line("/**", "PUT")), [("/x", REST, "/{a}", "/{a}")]),
+        ((line("/x", "GET"), line("/{a}")), [("/x", REST, "/{a}", "/{a}")]),
         # Neither covers the other, and they meet all the same: at /x/y.
         ((line("/x/{a}", "GET"), line("/{b}/y", "PUT")), [("/x/{a}", "PUT", "/{b}/y PUT", "/{b}/y")]),
         ((line("/x/**", "GET"), line("/{b}/y", "PUT")), [("/x/**", "PUT", "/{b}/y PUT", "/{b}/y")]),
