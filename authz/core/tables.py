@@ -100,7 +100,7 @@ def build_guards(guards: Iterable[Guard], problems: list[ConfigProblem]) -> Host
                 else:
                     node.exact = (*(node.exact or ()), entry)
     for key, root in roots.items():
-        _check_visits(root, f"the guards of {_host_path(key)}", problems)
+        _check_visits(root, "guards", _host_path(key), problems)
     return index_hosts(roots)
 
 
@@ -193,18 +193,18 @@ def _freeze(slots: _Slots, name: str, problems: list[ConfigProblem]) -> Table:
                     cookies.add(place.name)
                 elif place.kind is PlaceKind.QUERY:
                     parameters.add(place.name)
-    _check_visits(root, f"the rules of host `{name}`", problems)
+    _check_visits(root, "rules", f"host `{name}`", problems)
     return Table(root=root, cookies=frozenset(cookies), parameters=tuple(sorted(parameters)))
 
 
-def _check_visits(root: Node[T], what: str, problems: list[ConfigProblem]) -> None:
+def _check_visits(root: Node[T], part: str, where: str, problems: list[ConfigProblem]) -> None:
     visits = count_visits(root)
     if visits > MAX_VISITS:
         text = (
-            f"{what} could need {visits} steps for one path, at most {MAX_VISITS} are allowed: use fewer patterns "
-            "that mix literals and `{name}` at the same depth"
+            f"the {part} of {where} could need {visits} steps for one path, at most {MAX_VISITS} are allowed: use "
+            "fewer patterns that mix literals and `{name}` at the same depth"
         )
-        problems.append(ConfigProblem(message=text, path="rules"))
+        problems.append(ConfigProblem(message=text, path=part))
 
 
 def _host_path(key: Key) -> str:

@@ -43,6 +43,24 @@ def test_extending_lets_both_compete_with_the_own_first() -> None:
     assert caught.value.reason is Reason.NO_RULE
 
 
+@pytest.mark.parametrize(
+    ("broad", "own", "judged"),
+    [
+        ("", "GET", {"GET": "own", "HEAD": "own", "PUT": "broad"}),
+        ("HEAD, PUT", "GET", {"GET": "own", "HEAD": "own", "PUT": "broad"}),
+        ("GET, PUT", "HEAD", {"GET": "broad", "HEAD": "own", "PUT": "broad"}),
+        ("HEAD", "PUT", {"HEAD": "broad", "PUT": "own"}),
+    ],
+)
+def test_of_one_path_a_broader_rule_takes_the_methods_that_the_own_leaves(
+    broad: str, own: str, judged: dict[str, str]
+) -> None:
+    rules = rule("broad", "['*.example.com']", "/x", (f"methods: [{broad}], " if broad else "") + "allow: anyone")
+    rules += rule("own", "[a.example.com]", "/x", f"methods: [{own}], allow: anyone")
+    policy = policy_of(f"rules:\n{rules}hosts: {{a.example.com: extends}}\n")
+    assert {method: judged_by(policy, method, "a.example.com/x") for method in judged} == judged
+
+
 def test_an_own_rule_for_every_method_takes_all_of_the_broader_ones() -> None:
     rules = "rules:\n" + "".join(
         (
@@ -90,8 +108,10 @@ def test_an_own_rule_for_every_method_takes_all_of_the_broader_ones() -> None:
     ],
 )
 def test_two_rules_that_could_both_win_are_refused(rules: str, words: str) -> None:
-    (message,) = messages("rules:\n" + rules)
-    assert message.startswith(words)
+    (problem,) = problems("rules:\n" + rules)
+    assert problem.message.startswith(words)
+    second = "two" if "two" in rules else "one"
+    assert (problem.path, problem.line) == (f"rules[{second}].paths", 6 + rules.count("\n"))
 
 
 @pytest.mark.parametrize(
@@ -226,18 +246,23 @@ def wild(visits: int) -> list[str]:
     return [*paths, paths[0] + "/b" * (visits - 1023)] if visits > 1023 else paths
 
 
+@pytest.mark.parametrize("hosts", ["[a.example]", "everywhere"])
 @pytest.mark.parametrize("what", ["rules", "guards"])
 @pytest.mark.parametrize("visits", [MAX_VISITS - 1, MAX_VISITS, MAX_VISITS + 1])
-def test_a_search_that_could_run_wild_is_refused_at_load(what: str, visits: int) -> None:
+def test_a_search_that_could_run_wild_is_refused_at_load(hosts: str, what: str, visits: int) -> None:
     parts = {"rules": "allow: anyone", "guards": "require: {roles: r}"}
-    text = f"{what}:\n  - {{name: wild, hosts: [a.example], paths: {wild(visits)}, {parts[what]}}}\n"
-    text += "" if what == "rules" else "rules:\n" + rule("all", "everywhere", "/**")
+    text = f"{what}:\n  - {{name: wild, hosts: {hosts}, paths: {wild(visits)}, {parts[what]}}}\n"
+    text += "" if what == "rules" else "rules:\n" + rule("all", "[b.example]", "/**")
     if visits <= MAX_VISITS:
         assert policy_of(text)
         return
-    host = "the rules of host `a.example`" if what == "rules" else "the guards of hosts[a.example]"
-    (message,) = messages(text)
-    assert message.startswith(f"{host} could need {visits} steps for one path, at most {MAX_VISITS} are allowed: use")
+    name = hosts.strip("[]")
+    where = f"host `{name}`" if what == "rules" else f"hosts[{name}]"
+    (problem,) = problems(text)
+    assert problem.message.startswith(
+        f"the {what} of {where} could need {visits} steps for one path, at most {MAX_VISITS}"
+    )
+    assert problem.path == what
 
 
 @pytest.mark.parametrize("places", [(), ("{cookie: session}", "{query: token}", "{query: key}")])
