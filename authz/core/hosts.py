@@ -74,14 +74,14 @@ def parse_host_pattern(text: str) -> HostPattern:
         raise ValueError(f"`{text}` has a port or a scheme: write the bare host name, rules hold on every port")
     if text == "*":
         raise ValueError("`*` alone is no pattern: write `*.example.com`, or `hosts: everywhere` without a list")
-    first, dot, rest = text.partition(".")
+    first, _, rest = text.partition(".")
     if first == "*":
-        return HostPattern(kind=HostKind.SUFFIX, name=_parse_name(text, rest if dot else ""))
+        return HostPattern(kind=HostKind.SUFFIX, name=_parse_name(text, rest))
     if first.startswith("{") and first.endswith("}"):
         capture = first[1:-1]
         if not capture.isidentifier():
             raise ValueError(f"`{first}` is no capture: write a name such as `{{tenant}}`")
-        return HostPattern(kind=HostKind.LABEL, name=_parse_name(text, rest if dot else ""), capture=capture)
+        return HostPattern(kind=HostKind.LABEL, name=_parse_name(text, rest), capture=capture)
     if any(mark in text for mark in "*{}"):
         raise ValueError(f"`{text}`: `*` and `{{name}}` stand for whole labels, and only for the first")
     return HostPattern(kind=HostKind.EXACT, name=_parse_name(text, text))
