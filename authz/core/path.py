@@ -243,7 +243,7 @@ def _has_escape(segment: str) -> bool:
 
 
 def _decode_loosely(segment: str, times: int) -> str:
-    """Decode up to ``times`` more, as a careless reader would: bad escapes and bad UTF-8 are kept as they are."""
+    """Decode up to ``times`` more, as a careless reader would: bad escapes are kept, bad UTF-8 is replaced."""
     for _ in range(times):
         if not _has_escape(segment):
             break

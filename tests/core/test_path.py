@@ -190,9 +190,11 @@ def test_what_no_rule_can_accept(raw: str, reason: Reason) -> None:
     [
         ("/a%2fb", ("a/b",), A.ENCODED_SLASH, Reason.PATH_ENCODED_SLASH),
         ("/a%2541", ("a%41",), A.PERCENT, Reason.PATH_PERCENT),
+        ("/a%25ff", ("a%ff",), A.PERCENT, Reason.PATH_PERCENT),
         ("/%25zz%2541", ("%zz%41",), A.PERCENT, Reason.PATH_PERCENT),
         ("/%25%2541", ("%%41",), A.PERCENT, Reason.PATH_PERCENT),
         ("/%2541%25", ("%41%",), A.PERCENT, Reason.PATH_PERCENT),
+        ("/%25%2541%25", ("%%41%",), A.PERCENT, Reason.PATH_PERCENT),
         ("/a;b=c", ("a;b=c",), A.SEMICOLON, Reason.PATH_SEMICOLON),
         ("/a%3bb", ("a;b",), A.SEMICOLON, Reason.PATH_SEMICOLON),
         ("/a//b", ("a", "", "b"), A.EMPTY_SEGMENT, Reason.PATH_EMPTY_SEGMENT),
