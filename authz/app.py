@@ -24,6 +24,7 @@ from authz.model import ConfigError, ConfigProblem
 from authz.observe import Observer
 from authz.servers.grpc import GrpcServer
 from authz.servers.http import HealthView, HttpServer, render_http_app
+from authz.turns import making_what_stays
 from authz.watch import watch_files
 
 FIRST_TRY_S: Final = 10.0
@@ -106,7 +107,10 @@ class App:
         self._environ = environ
         self._observer = observer
         self._clock = SystemClock()
-        self._configuration = load(path, environ=environ) if configuration is None else configuration
+        if configuration is None:
+            with making_what_stays():
+                configuration = load(path, environ=environ)
+        self._configuration = configuration
         observer.denies_only = self._configuration.server.log_decisions is LogDecisions.DENIES
         self._cache = EvidenceCache(
             max_bytes=self._configuration.server.evidence_cache_bytes, clock=self._clock.monotonic_s
@@ -185,7 +189,8 @@ class App:
             loaded = False
             try:
                 # Ten thousand rules take seconds to compile: checks go on meanwhile.
-                configuration = await asyncio.to_thread(load, self._path, environ=self._environ)
+                with making_what_stays():
+                    configuration = await asyncio.to_thread(load, self._path, environ=self._environ)
                 loaded = True
                 self._check_server(configuration)
             except ConfigError as error:

@@ -31,6 +31,7 @@ from authz.report.decision import print_explanation
 from authz.report.files import print_files, print_problems
 from authz.servers.engine import find_engine
 from authz.supervisor import Supervisor, choose_workers
+from authz.turns import making_what_stays
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _BAD_CONFIG: Final = 2
@@ -206,7 +207,8 @@ def demo(*, once: bool) -> None:
 
 
 async def _serve(file: Path, observer: Observer, workers: int | None) -> None:
-    configuration = load(file, environ=os.environ)
+    with making_what_stays():
+        configuration = load(file, environ=os.environ)
     engine = find_engine(os.environ) if configuration.server.door is Door.FAST else None
     count = choose_workers(configuration, workers)
     if engine is not None or count > 1:

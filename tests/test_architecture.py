@@ -18,7 +18,7 @@ import authz
 
 ROOT = Path(authz.__file__).parent
 RINGS = (
-    ("authz.pb", "authz.model", "authz.quick"),
+    ("authz.pb", "authz.model", "authz.quick", "authz.turns"),
     ("authz.core", "authz.reasons"),
     ("authz.lines",),
     ("authz.cache", "authz.observe"),
