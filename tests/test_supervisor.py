@@ -36,7 +36,7 @@ from tests.servers.service import (
 )
 from tests.tls import Authority
 
-CLOSED = RULES.replace("allow: anyone", "allow: nobody")
+pytestmark = pytest.mark.process
 
 PROVIDED_KEYS = """
 version: 1

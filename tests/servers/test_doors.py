@@ -30,6 +30,9 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.fixture(params=DOORS)
 def door(request: pytest.FixtureRequest) -> str:
     name: str = request.param
