@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -19,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from authz.config import Configuration
@@ -63,6 +65,8 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 60.0
 """A worker that lived this long is restarted at once again."""
+
+UNANSWERED: Final = (aiohttp.ClientError, TimeoutError)
 
 APPLICATIONS: Final = ("authz.worker:APPLICATION", "authz.worker:FURTHER")
 
@@ -112,32 +116,32 @@ class Worker:
     async def look(self) -> bool:
         """Ask how it is, and say whether it answered. One that is slow is taken to be as it was, for a while."""
         try:
-            self.seen = (await self.ask("GET", "readyz", timeout_s=LOOK_S)).json()
-        except (httpx.HTTPError, ValueError) as error:
-            if not isinstance(error, httpx.TimeoutException) or time.monotonic() - self._seen_s > ASK_S:
+            self.seen = json.loads(await self.ask("GET", "readyz", timeout_s=LOOK_S))
+        except (*UNANSWERED, ValueError) as error:
+            if not isinstance(error, TimeoutError) or time.monotonic() - self._seen_s > ASK_S:
                 self.seen = {}
             return False
         self._seen_s = time.monotonic()
         return True
 
-    async def ask(self, method: str, path: str, *, timeout_s: float = ASK_S) -> httpx.Response:
-        """Ask the service inside.
+    async def ask(self, method: str, path: str, *, timeout_s: float = ASK_S) -> bytes:
+        """Ask the service inside, and return what it says.
 
         Raises:
-            httpx.HTTPError: if it does not answer.
+            aiohttp.ClientError, TimeoutError: if it does not answer.
 
         """
-        return await _call(self.control, method, path, timeout_s)
+        return (await _call(self.control, method, path, timeout_s))[1]
 
     async def is_envoy_listening(self) -> bool:
         """Ask the Envoy around it, which listens last of all."""
-        with contextlib.suppress(httpx.HTTPError):
-            return (await _call(self.folder / "admin", "GET", "ready", ASK_S)).is_success
+        with contextlib.suppress(*UNANSWERED):
+            return (await _call(self.folder / "admin", "GET", "ready", ASK_S))[0] == HTTPStatus.OK
         return False
 
     async def tell_envoy(self, path: str) -> None:
         """Order something of the Envoy around it; one that does not answer needs no order."""
-        with contextlib.suppress(httpx.HTTPError):
+        with contextlib.suppress(*UNANSWERED):
             await _call(self.folder / "admin", "POST", path, ASK_S)
 
 
@@ -270,8 +274,8 @@ class Supervisor:
     async def _read_figures(self, worker: Worker) -> None:
         if not await worker.look():
             return
-        with contextlib.suppress(httpx.HTTPError):
-            self._ledger.note(worker.number, (await worker.ask("GET", "metrics")).text)
+        with contextlib.suppress(*UNANSWERED):
+            self._ledger.note(worker.number, (await worker.ask("GET", "metrics")).decode())
 
     def _prepare(self) -> None:
         """Take the addresses and make the folder that the workers share with us, and with nobody else."""
@@ -397,7 +401,7 @@ class Supervisor:
         until_s = time.monotonic() + HANG_S
         while time.monotonic() < until_s:
             await asyncio.sleep(MIND_S)
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(*UNANSWERED):
                 await worker.ask("GET", "healthz", timeout_s=HANG_S)
                 until_s = time.monotonic() + HANG_S
         if not self._stopping.is_set():
@@ -408,7 +412,7 @@ class Supervisor:
     async def _order(self, worker: Worker, what: str, timeout_s: float) -> bool:
         try:
             await worker.ask("POST", what, timeout_s=timeout_s)
-        except httpx.HTTPError as error:
+        except UNANSWERED as error:
             kind = type(error).__name__
             self._observer.lifecycle("a worker did not take an order", worker=worker.number, order=what, kind=kind)
             return False
@@ -508,10 +512,14 @@ def _make_socket(host: str, *, share: bool) -> socket.socket:
     return made
 
 
-async def _call(place: Path, method: str, path: str, timeout_s: float) -> httpx.Response:
-    transport = httpx.AsyncHTTPTransport(uds=str(place), verify=False)
-    async with httpx.AsyncClient(transport=transport, timeout=timeout_s, trust_env=False) as client:
-        return await client.request(method, f"http://worker/{path}")
+async def _call(place: Path, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+    connector = aiohttp.UnixConnector(str(place))
+    async with (
+        asyncio.timeout(timeout_s),
+        aiohttp.ClientSession(connector=connector) as session,
+        session.request(method, f"http://worker/{path}") as response,
+    ):
+        return response.status, await response.read()
 
 
 async def _wait_for(event: asyncio.Event) -> None:

@@ -12,11 +12,12 @@ import json
 import re
 import ssl
 from collections.abc import Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
-import httpx
+import aiohttp
+import yarl
 
 from authz import __version__
 from authz.clients import ProviderEvents
@@ -44,13 +45,16 @@ _HINTS: Final[Mapping[int, str]] = {
     407: "the proxy wants credentials",
 }
 _FAILURES: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (httpx.TimeoutException, "no answer in time"),
-    (httpx.ProxyError, "the proxy refused"),
-    (httpx.RemoteProtocolError, "the answer is cut or is no http"),
-    (httpx.LocalProtocolError, "the request cannot be sent as http"),
-    (httpx.ReadError, "the connection was lost"),
-    (httpx.WriteError, "the connection was lost"),
+    (aiohttp.ClientProxyConnectionError, "the proxy cannot be reached"),
+    (aiohttp.ClientHttpProxyError, "the proxy refused"),
+    (aiohttp.ClientPayloadError, "the answer is cut or is no http"),
+    (aiohttp.ServerDisconnectedError, "the answer is cut or is no http"),
+    (aiohttp.ClientResponseError, "the answer is cut or is no http"),
+    (aiohttp.ClientOSError, "the connection was lost"),
 )
+_CONNECTING: Final = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError)
+_FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
+_REDIRECTS: Final = range(300, 400)
 
 
 class HttpClient:
@@ -80,11 +84,11 @@ class HttpClient:
         connections.users += 1
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                return await self._exchange(connections.client, url, form, headers)
+                return await self._exchange(connections.session, url, form, headers)
         except TimeoutError:
             text = f"{place}: no whole answer within {self._settings.timeout_s:g} s"
             raise ProviderError(Reason.PROVIDER_UNAVAILABLE, text) from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except (aiohttp.ClientError, ValueError) as error:
             raise ProviderError(Reason.PROVIDER_UNAVAILABLE, f"{place}: {_render_failure(error)}") from None
         finally:
             connections.users -= 1
@@ -96,24 +100,28 @@ class HttpClient:
             self._retired.append(self._current)
             self._current = None
         for connections in self._retired:
-            await connections.client.aclose()
+            await connections.session.close()
         self._retired = []
 
     async def _exchange(
-        self, client: httpx.AsyncClient, url: str, form: Mapping[str, str] | None, headers: Mapping[str, str]
+        self, session: aiohttp.ClientSession, url: str, form: Mapping[str, str] | None, headers: Mapping[str, str]
     ) -> bytes:
-        method = "GET" if form is None else "POST"
-        async with client.stream(method, url, data=form, headers=headers) as response:
+        method, body = ("GET", None) if form is None else ("POST", urlencode(form).encode())
+        sent = headers if form is None else {**headers, **_FORM}
+        proxy = self._settings.proxy
+        async with session.request(
+            method, url, data=body, headers=sent, proxy=proxy, allow_redirects=False
+        ) as response:
             self.date = response.headers.get("date", "")
-            if response.status_code != _OK:
+            if response.status != _OK:
                 raise await _refusal(response)
             encoding = response.headers.get("content-encoding", "identity")
             if encoding != "identity":
                 raise _bad_answer(response, "it is compressed, although that was not asked for")
-            body = await _read(response, self._settings.max_body_bytes)
-        if body is None:
+            answer = await _read(response, self._settings.max_body_bytes)
+        if answer is None:
             raise _bad_answer(response, f"it is larger than {self._settings.max_body_bytes} bytes")
-        return body
+        return answer
 
     def _connect(self, place: str) -> _Connections:
         """Return the connections to use. Unreadable TLS files leave the last good ones in use (LAST-GOOD)."""
@@ -121,7 +129,7 @@ class HttpClient:
         if self._current is not None and self._current.stamp == stamp:
             return self._current
         try:
-            fresh = _Connections(stamp, _make_client(self._settings))
+            fresh = _Connections(stamp, _make_session(self._settings))
         except (OSError, ValueError) as error:
             why = f"a tls file cannot be used: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             self._events.provider_event(self._provider.name, "tls_files_failed", why)
@@ -137,17 +145,17 @@ class HttpClient:
         unused = [connections for connections in self._retired if connections.users == 0]
         self._retired = [connections for connections in self._retired if connections.users > 0]
         for connections in unused:
-            await connections.client.aclose()
+            await connections.session.close()
 
 
 class _Connections:
     """One pool of connections, the state of the files it was made from, and how many calls use it."""
 
-    __slots__ = ("client", "stamp", "users")
+    __slots__ = ("session", "stamp", "users")
 
-    def __init__(self, stamp: _Stamp, client: httpx.AsyncClient) -> None:
+    def __init__(self, stamp: _Stamp, session: aiohttp.ClientSession) -> None:
         self.stamp = stamp
-        self.client = client
+        self.session = session
         self.users = 0
 
 
@@ -171,24 +179,17 @@ def _stamp_of(name: str) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _make_client(settings: HttpSettings) -> httpx.AsyncClient:
+def _make_session(settings: HttpSettings) -> aiohttp.ClientSession:
     tls = _make_tls(settings.ca_file)
     if settings.client_cert_file is not None:
         tls.load_cert_chain(settings.client_cert_file, settings.client_key_file, password=lambda: b"")
-    proxy = None
-    if settings.proxy is not None:
-        # A TLS proxy is verified like the provider, but is never shown the client's certificate.
-        secure = settings.proxy.lower().startswith("https:")
-        proxy = httpx.Proxy(settings.proxy, ssl_context=_make_tls(settings.ca_file) if secure else None)
-    return httpx.AsyncClient(
-        verify=tls,
-        proxy=proxy,
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=KEEPALIVE_S),
         trust_env=False,
-        follow_redirects=False,
+        auto_decompress=False,
         headers=_HEADERS,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        timeout=settings.timeout_s,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=KEEPALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(),  # ours is around all of it
     )
 
 
@@ -198,24 +199,24 @@ def _make_tls(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes | None:
-    """Return the body, or None if it is larger than ``limit`` bytes; no more than that is ever held."""
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """Return the body, or None if it is larger than ``limit`` bytes; hardly more than that is ever held."""
     body = bytearray()
-    async for chunk in response.aiter_raw():
+    async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit:
             return None
     return bytes(body)
 
 
-async def _refusal(response: httpx.Response) -> ProviderError:
-    status = response.status_code
-    if response.is_redirect:
+async def _refusal(response: aiohttp.ClientResponse) -> ProviderError:
+    status = response.status
+    if status in _REDIRECTS and "location" in response.headers:
         return _bad_answer(response, f"{status}: redirects are not followed, write the final url")
     code = _error_code(await _read(response, MAX_ERROR_BYTES))
     text = f"{status}" + (f" `{code}`" if code else "")
     if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
-        place = render_place(str(response.request.url))
+        place = render_place(str(response.url))
         return ProviderError(Reason.PROVIDER_UNAVAILABLE, f"{place}: answered {text}")
     return _bad_answer(response, f"{text}: {_HINTS[status]}" if status in _HINTS else text)
 
@@ -229,25 +230,32 @@ def _error_code(body: bytes | None) -> str | None:
     return code if isinstance(code, str) and _ERROR_CODE.fullmatch(code) else None
 
 
-def _bad_answer(response: httpx.Response, why: str) -> ProviderError:
-    place = render_place(str(response.request.url))
+def _bad_answer(response: aiohttp.ClientResponse, why: str) -> ProviderError:
+    place = render_place(str(response.url))
     return ProviderError(Reason.PROVIDER_ANSWER, f"{place}: unusable answer: {why}")
 
 
 def render_place(url: str) -> str:
     """Render a URL for the log, without user information and query."""
     try:
-        parsed = httpx.URL(url)
+        parsed = yarl.URL(url)
         name = parsed.host
-    except (httpx.InvalidURL, ValueError):  # its decoder of host names raises the latter
+    except ValueError:
+        name = None
+    if not name:
         return "`bad url`"
     host = f"[{name}]" if ":" in name else name
-    port = f":{parsed.port}" if parsed.port is not None else ""
+    port = f":{parsed.port}" if not parsed.is_default_port() else ""
     return f"`{parsed.scheme}://{host}{port}{parsed.path}`"
 
 
 def _render_failure(error: Exception) -> str:
     """Word a failure by its kind; only a failed connect's own text is shown, for it cannot hold what was sent."""
-    if isinstance(error, httpx.ConnectError):
-        return f"cannot connect: {error}"
-    return next((text for kind, text in _FAILURES if isinstance(error, kind)), "the call failed")
+    for kind, text in _FAILURES:
+        if isinstance(error, kind) and not (kind is aiohttp.ClientOSError and isinstance(error, _CONNECTING)):
+            return text
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"cannot connect: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.os_error}"
+    return "the call failed"

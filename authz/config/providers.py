@@ -308,6 +308,8 @@ class _Compiler:
         ca_file, cert, key = (self._absolute(its) for its in (part.ca_file, part.client_cert, part.client_key))
         if (cert is None) != (key is None):
             self.add("http", "`client_cert` and `client_key` go together: write both, or neither")
+        elif cert is not None and (part.proxy or "").lower().startswith("https:"):
+            self.add("http.proxy", "a proxy by https would be shown `client_cert` too: call the proxy by http")
         elif cert is not None and key is not None:
             self._problems.attempt((*self._loc, "http", "client_cert"), check_pair, cert, key)
         if ca_file is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import httpx
+import aiohttp
 
 READY_S: Final = 30.0
 STOP_S: Final = 5.0
@@ -89,14 +89,16 @@ class EnvoyProcess:
             await self._process.wait()
 
     async def _wait_until_ready(self, log: Path) -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with aiohttp.ClientSession() as session:
             while True:
                 self._check_alive(log)
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await client.get(f"{self.admin}/ready")).status_code == httpx.codes.OK:
-                        break
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"{self.admin}/ready") as response:
+                        if response.ok:
+                            break
                 await asyncio.sleep(0.05)
-            found = json.loads((await client.get(f"{self.admin}/listeners?format=json")).text)
+            async with session.get(f"{self.admin}/listeners?format=json") as response:
+                found = json.loads(await response.read())
         self.ports = {
             its["name"]: its["local_address"]["socket_address"]["port_value"] for its in found["listener_statuses"]
         }
