@@ -128,6 +128,8 @@ def _make_socket(address: str) -> tuple[socket.socket, str | tuple[str, int]]:
         return socket.socket(socket.AF_UNIX), address.removeprefix("unix:")
     host, _, port = address.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
-    made = socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    # The protocol by name: asyncio turns off Nagle's delay only for sockets that say TCP.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made, (bare, int(port))

@@ -128,7 +128,8 @@ BEYOND_SCHEMA: dict[str, str] = {
         algorithm_hs_beside_jwks answer_content_type_alone answer_location_without_redirect
         answer_redirect_without_location answer_status answer_status_unknown answer_location_template
         server_grace_short authorization_replace_anyone cors_any_with_credentials http_cert_without_key
-        http_proxy_and_cert introspection_mtls_no_cert introspection_no_endpoint introspection_no_secret introspection_two_ways
+        http_proxy_and_cert introspection_mtls_no_cert
+        introspection_no_endpoint introspection_no_secret introspection_two_ways
         keys_max_stale_short keys_two_sources rule_allow_and_require rule_allow_and_tokens rule_any_of_beside
         rule_no_one rule_optional_without_provider rule_require_only rule_tokens_only secret_with_rs256
         rule_client_ids_all rule_networks_all server_workers_unix
