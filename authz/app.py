@@ -152,6 +152,9 @@ class App:
         if patient:
             await self.grpc.start()
         await self.grpc.set_serving(serving=True)
+        if self._place is None:
+            door = self._configuration.server.door.value
+            self._observer.lifecycle("serving", door=door, workers=1, addresses=self.grpc.addresses, http=http or "")
         self._spawn(self._follow_files())
 
     async def run(self) -> None:

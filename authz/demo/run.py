@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import io
 import json
-import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -19,19 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from authz.app import App
 from authz.core.jwt import MAX_TOKEN_BYTES
 from authz.demo.idp import DemoProvider
 from authz.demo.proxy import EnvoyProcess, MissingEnvoyError
+from authz.demo.service import ServiceProcess, choose_door
 from authz.demo.web import ECHO, DecisionStream
 from authz.envoy_config import render_envoy_config
 from authz.model import NO_HEADERS
-from authz.observe import Observer, configure_logging
+from authz.observe import configure_logging
 from authz.servers.http import HttpServer
 
 HOST: Final = "shop.localhost"
 SHOWN: Final = ("x-user", "x_user", "x-roles")
 TIMEOUT_S: Final = 10.0
+LINE_S: Final = 2.0
 LOOPBACK: Final = "127.0.0.1:0"
 _MISSING_PART: Final = 3
 
@@ -141,16 +141,15 @@ async def started(console: Console) -> AsyncIterator[Running]:
         echo_port = await _serve(stack, HttpServer(ECHO, LOOPBACK))
         console.print(f"upstream            http://127.0.0.1:{echo_port}")
         stream_port = await _serve(stack, HttpServer(stream.app, LOOPBACK))
-        file = Path(shutil.copy(Path(__file__).with_name("rules.yaml"), folder / "rules.yaml"))
-        observer = Observer(stream=io.StringIO(), sink=stream.push)
+        door = choose_door()
         environ = {"DEMO_ISSUER": provider.issuer, "DEMO_CLIENT_SECRET": provider.client_secret}
-        app = App(file, environ=environ, observer=observer)
-        stack.push_async_callback(app.stop, at_once=True)
-        await app.start()
-        authz_port = app.grpc.ports[0]
-        console.print(f"authz               127.0.0.1:{authz_port} (gRPC)")
+        service = ServiceProcess(_write_rules(folder, door), environ=environ, sink=stream.push)
+        stack.push_async_callback(service.stop)
+        await service.start()
+        inside = f"fast: inside Envoy {service.facts['envoy']}" if door == "fast" else door
+        console.print(f"authz               {service.address} (gRPC, {inside})")
         config = render_envoy_config(
-            authz_address=f"127.0.0.1:{authz_port}",
+            authz_address=service.address,
             upstream_address=f"127.0.0.1:{echo_port}",
             listen_address=LOOPBACK,
             timeout_ms=2_000,
@@ -165,8 +164,15 @@ async def started(console: Console) -> AsyncIterator[Running]:
             stream=stream,
             envoy_port=envoy.ports["http"],
             stream_port=stream_port,
-            http_port=app.http.port if app.http is not None else 0,
+            http_port=int(str(service.facts["http"]).rpartition(":")[2]),
         )
+
+
+def _write_rules(folder: Path, door: str) -> Path:
+    """Write the demo's rules, whose last part is `server`, with the door in it."""
+    file = folder / "rules.yaml"
+    file.write_text(f"{Path(__file__).with_name('rules.yaml').read_text().rstrip()}\n  door: {door}\n")
+    return file
 
 
 async def _serve(stack: contextlib.AsyncExitStack, server: HttpServer) -> int:
@@ -178,6 +184,11 @@ async def _serve(stack: contextlib.AsyncExitStack, server: HttpServer) -> int:
 async def _send(running: Running, row: Row) -> Outcome:
     running.stream.last = ""
     status, body = await asyncio.to_thread(_exchange, running.envoy_port, row)
+    # The line comes through a pipe, a moment after the answer.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINE_S):
+            while not running.stream.last:  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.005)
     decision = json.loads(running.stream.last) if running.stream.last else {}
     seen: dict[str, str] = {}
     if status == http.client.OK:
