@@ -125,7 +125,9 @@ class Authenticator:
             return await self._introspect(digest, token, None, settings)
         if jwt.claims.get("iss") != self.provider.expectation.issuer:
             raise Rejected(Reason.ISSUER_MISMATCH if "iss" in jwt.claims else Reason.ISSUER_MISSING)
-        key = await self._verify(jwt)
+        key = await self._verify(jwt, digest)
+        if isinstance(key, Evidence):
+            return key
         if settings is not None and _is_asked_about(jwt, settings):
             if "cnf" in jwt.claims:  # whatever the provider's answer leaves out
                 raise Rejected(Reason.PROOF_MISSING, "the token is bound to a key (`cnf`), and no proof is checked")
@@ -180,19 +182,24 @@ class Authenticator:
         keys = None if self.keys is None else self.keys.match_keys()
         return keys is not None and evidence.key in keys.thumbprints
 
-    async def _verify(self, jwt: Jwt) -> Key | None:
-        """Verify the signature; None where this provider has no keys at all."""
+    async def _verify(self, jwt: Jwt, digest: bytes) -> Key | Evidence | None:
+        """Verify the signature; None where this provider has no keys at all.
+
+        A token that came several times while its key was fetched is verified once: the others get its evidence.
+        """
         if self.keys is None:
             return None
         known = self.keys.match_keys()
-        keys = await self.keys.fetch_keys() if known is None else known
-        try:
-            return verify_jwt(jwt, keys, self.provider.expectation)
-        except Rejected as rejected:
-            if rejected.reason is not Reason.JWT_UNKNOWN_KEY or known is None:  # a set fetched just now is the newest
-                raise
-        newer = await self.keys.fetch_newer(keys)
-        return verify_jwt(jwt, newer, self.provider.expectation)
+        if known is None:
+            keys = await self.keys.fetch_keys()
+        else:
+            try:
+                return verify_jwt(jwt, known, self.provider.expectation)
+            except Rejected as rejected:
+                if rejected.reason is not Reason.JWT_UNKNOWN_KEY:
+                    raise
+            keys = await self.keys.fetch_newer(known)
+        return self.match_evidence(digest, self._clock.now_s()) or verify_jwt(jwt, keys, self.provider.expectation)
 
     def _judge(self, digest: bytes, claims: Claims, thumbprint: str) -> Evidence:
         now_s = self._clock.now_s()

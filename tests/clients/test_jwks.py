@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from authz.clients.authenticate import token_digest
+from authz.clients.evidence import Evidence
 from authz.core.base64url import render_base64url
-from authz.model import ProviderError, Reason
+from authz.model import ProviderError, Reason, Rejected
 from tests.clients.conftest import ISSUER, Make, refused
 from tests.fakes import HANG, Events, FakeClock, FakeProvider, Signer, http, json_answer, jwks
 
@@ -73,6 +74,24 @@ async def test_rotation_is_seen_at_the_first_token_and_refuses_no_good_one(
     for its in (newer, signer, newer):
         assert (await shop.authenticate(its.sign(claims))).principal.subject == "alice"
     assert idp.count("/jwks") == 2
+
+
+@pytest.mark.parametrize("start", ["cold", "warm"])
+async def test_a_token_that_comes_several_times_while_its_key_is_fetched_is_verified_once(
+    make: Make, signer: Signer, claims: dict[str, Any], idp: FakeProvider, start: str
+) -> None:
+    shop, newer = make(), Signer("k2")
+    if start == "warm":
+        await shop.start()
+    idp.answers["/jwks"] = jwks(signer, newer)
+    idp.delay_s = 0.05
+    good, forged = newer.sign(claims), Signer("k2").sign(claims)
+    tokens = [good] * 20 + [forged] * 20
+    results = await asyncio.gather(*(shop.authenticate(its) for its in tokens), return_exceptions=True)
+    assert len({id(its) for its in results[:20]}) == 1, "one piece of evidence for all"
+    assert results[0] is shop.match_evidence(token_digest(shop.provider, good), claims["iat"])
+    assert {its.reason for its in results[20:] if isinstance(its, Rejected)} == {Reason.JWT_SIGNATURE}
+    assert not any(isinstance(its, Evidence) for its in results[20:])
 
 
 async def test_ten_thousand_unknown_keys_make_one_fetch(
