@@ -45,7 +45,7 @@ from authz.servers.figures import Ledger
 from authz.servers.grpc import remove_socket
 from authz.servers.http import HttpServer, render_http_app
 from authz.watch import digest_files, watch_files
-from authz.worker import LOCK, ORDERS, WorkerOrders
+from authz.worker import LOCK, ORDERS, WorkerOrders, stamp_settings
 
 ASK_S: Final = 5.0
 """How long a worker may take to answer a question: longer than it is ever busy with one thing."""
@@ -58,7 +58,7 @@ LOOK_S: Final = 0.7
 """How long a probe of all workers waits for one: kubelet's own patience is a second."""
 
 START_S: Final = 60.0
-"""How long a worker may take to put new rules in force."""
+"""How long a worker may take until it says anything, and to put new rules in force."""
 
 STOP_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.2
@@ -92,7 +92,7 @@ class WorkerView:
 
 
 class Worker:
-    """One Envoy process, and the next one in its place."""
+    """One process that answers checks, and the next one in its place."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
@@ -101,7 +101,8 @@ class Worker:
         self.starts = 0
         self.seen: Mapping[str, Any] = {}
         """What it last said of itself; empty while it says nothing."""
-        self._seen_s = 0.0
+        self.seen_s = 0.0
+        """When it last said anything; 0 for one that has not yet."""
 
     @property
     def control(self) -> Path:
@@ -118,10 +119,10 @@ class Worker:
         try:
             self.seen = json.loads(await self.ask("GET", "readyz", timeout_s=LOOK_S))
         except (*UNANSWERED, ValueError) as error:
-            if not isinstance(error, TimeoutError) or time.monotonic() - self._seen_s > ASK_S:
+            if not isinstance(error, TimeoutError) or time.monotonic() - self.seen_s > ASK_S:
                 self.seen = {}
             return False
-        self._seen_s = time.monotonic()
+        self.seen_s = time.monotonic()
         return True
 
     async def ask(self, method: str, path: str, *, timeout_s: float = ASK_S) -> bytes:
@@ -169,7 +170,9 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._ledger = Ledger()
         self._registry = CollectorRegistry()
-        self._restarts = Counter("authz_worker_restarts", "Workers that ended by themselves.", registry=self._registry)
+        self._restarts = Counter(
+            "authz_worker_restarts", "Workers that ended by themselves or hung.", registry=self._registry
+        )
         self._serving = Gauge("authz_workers_ready", "Workers that are ready.", registry=self._registry)
         self.ports: tuple[int, ...] = ()
         self.http: HttpServer | None = None
@@ -349,8 +352,8 @@ class Supervisor:
             process = await self._launch(worker)
         except OSError as error:
             return f"could not be started ({(error.strerror or '').lower()})"
+        minder = self._watch(self._mind(worker, process))
         await self._wait_until_ready(worker, process)
-        minder = self._spawn(self._mind(worker, process))
         if worker.is_ready and not came_up.done():
             came_up.set_result(None)
         code = await process.wait()
@@ -365,11 +368,13 @@ class Supervisor:
             file=str(self._file.absolute()),
             control=str(worker.control),
             shared=str(self._folder),
+            settings=stamp_settings(self._settings),
             alive_fd=self._alive_fd,
             patient=worker.starts > 0 and self._count > 1,
             addresses=() if self._engine is not None else [its.address for its in self._bound],
         )
         worker.starts += 1
+        worker.seen_s = 0.0
         if self._engine is None:
             command = [sys.executable, "-P", "-m", "authz.worker"]
             environ: Mapping[str, str] = {"PYTHONPATH": render_python_path()}
@@ -398,12 +403,18 @@ class Supervisor:
 
     async def _mind(self, worker: Worker, process: asyncio.subprocess.Process) -> None:
         """End a worker that hangs; another one takes its place."""
-        until_s = time.monotonic() + HANG_S
-        while time.monotonic() < until_s:
+        began_s = time.monotonic()
+        while time.monotonic() < (worker.seen_s + HANG_S if worker.seen_s else began_s + START_S):
             await asyncio.sleep(MIND_S)
-            with contextlib.suppress(*UNANSWERED):
+            try:
                 await worker.ask("GET", "healthz", timeout_s=HANG_S)
-                until_s = time.monotonic() + HANG_S
+            except aiohttp.ClientConnectorError:
+                # One that hangs is connected to all the same: that we cannot ask, for want of files, is our trouble.
+                if not worker.seen_s:
+                    continue
+            except UNANSWERED:
+                continue
+            worker.seen_s = time.monotonic()
         if not self._stopping.is_set():
             self._observer.lifecycle("a worker hangs, ending it", worker=worker.number)
             with contextlib.suppress(ProcessLookupError):
@@ -470,14 +481,16 @@ class Supervisor:
 
         await watch_files(await asyncio.to_thread(digest_files, files), renew)
 
-    def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+    def _watch(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something for as long as we serve; a bug of ours in it shows in the log."""
 
         def tell(done: asyncio.Task[None]) -> None:
             if not done.cancelled() and done.exception() is not None:
                 self._observer.internal_error(done.exception())
 
-        self._spawn(work).add_done_callback(tell)
+        task = self._spawn(work)
+        task.add_done_callback(tell)
+        return task
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)

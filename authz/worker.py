@@ -8,6 +8,7 @@ of the portable door is this module run as a program.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -21,11 +22,14 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from authz.app import App, Door, WorkerPlace
+from authz.config import load
+from authz.config.settings import ServerSettings
 from authz.lines import LineQueue
-from authz.model import ConfigError
+from authz.model import ConfigError, ConfigProblem
 from authz.observe import Observer, configure_logging
 from authz.servers.asgi import AsgiDoor
 from authz.servers.grpc import GrpcServer
+from authz.turns import making_what_stays
 
 ORDERS: Final = "AUTHZ_WORKER"
 """The environment variable with a worker's :class:`WorkerOrders`, in JSON."""
@@ -43,7 +47,8 @@ class WorkerOrders:
     """What a supervisor tells its worker.
 
     ``control`` is the socket to be asked at, ``shared`` the folder of all workers, ``alive_fd`` ends with the
-    supervisor, ``patient`` as in :class:`WorkerPlace`. ``addresses`` are those to share, by the portable door only.
+    supervisor, ``patient`` as in :class:`WorkerPlace`, ``settings`` the stamp of those that the supervisor bound.
+    ``addresses`` are those to share, by the portable door only.
     """
 
     file: str
@@ -51,6 +56,7 @@ class WorkerOrders:
     shared: str
     alive_fd: int
     patient: bool
+    settings: str
     addresses: Sequence[str] = ()
 
     def render(self) -> str:
@@ -70,15 +76,22 @@ class Service:
         """Start it in the running event loop.
 
         Raises:
-            ConfigError: for a file that has gone bad since the supervisor read it.
+            ConfigError: for a file that has gone bad since the supervisor read it, or whose `server` has changed.
 
         """
         orders = WorkerOrders(**json.loads(environ[ORDERS]))
         log, decisions = self._logs = _open_logs(Path(orders.shared) / LOCK)
         configure_logging(stream=log, colour=None)
+        with making_what_stays():
+            configuration = load(Path(orders.file), environ=environ)
+        if stamp_settings(configuration.server) != orders.settings:
+            # Addresses and certificates would no longer be those that belong together.
+            text = "`server` has changed since the start: restart the service, or undo it; no worker starts with it"
+            raise ConfigError(ConfigProblem(message=text, file=orders.file, path="server"))
         app = self._app = App(
             Path(orders.file),
             environ=environ,
+            configuration=configuration,
             observer=Observer(stream=decisions),
             make_door=partial(GrpcServer, at=orders.addresses) if orders.addresses else AsgiDoor,
             place=WorkerPlace(control=Path(orders.control), shared=Path(orders.shared), patient=orders.patient),
@@ -129,6 +142,11 @@ class Filter:
         if self._owner:
             await self._service.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def stamp_settings(settings: ServerSettings) -> str:
+    """Return what differs if any setting of the server does."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 def _open_logs(lock: Path) -> tuple[LineQueue, LineQueue]:

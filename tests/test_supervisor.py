@@ -156,6 +156,28 @@ async def test_workers_fetch_a_providers_keys_once_for_all(door: str, tmp_path: 
 
 
 @pytest.mark.parametrize("door", DOORS)
+async def test_no_worker_starts_with_another_server_than_was_bound(door: str, tmp_path: Path) -> None:
+    async with running_workers(door, tmp_path, workers=2) as service:
+        before = (await view(service))["workers"]
+        text = service.rules.read_text()
+        service.rules.write_text(f"{text}\n  deadline_ms: 900\n")
+        os.kill(before[0]["pid"], signal.SIGKILL)
+
+        async def is_refused() -> bool:
+            await asyncio.sleep(0.2)
+            return "`server` has changed since the start" in service.log.getvalue()
+
+        await until(is_refused)
+        assert await ask_each(service, 6) == {"allow"}, "the others go on"
+        service.rules.write_text(text)
+
+        async def is_back() -> bool:
+            return all(its["ready"] for its in (await view(service))["workers"])
+
+        await until(is_back, seconds=30)
+
+
+@pytest.mark.parametrize("door", DOORS)
 async def test_sighup_reloads_every_worker_and_lines_stay_whole(door: str, tmp_path: Path) -> None:
     async with running_workers(door, tmp_path, workers=2) as service:
         text = service.rules.read_text()

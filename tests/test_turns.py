@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from authz.config import load
-from authz.turns import TURN_S, making_what_stays
+from authz.turns import MANY, TURN_S, making_what_stays
 from tests.servers.service import RULES
 
 
@@ -25,7 +25,7 @@ def test_the_collector_waits_and_turns_are_short_until_it_is_over() -> None:
     with making_what_stays():
         assert not gc.isenabled()
         assert sys.getswitchinterval() == pytest.approx(TURN_S)
-        made: list[list[int]] = [[] for _ in range(10_000)]
+        made: list[list[int]] = [[] for _ in range(2 * MANY)]
     assert gc.isenabled()
     assert sys.getswitchinterval() == pytest.approx(before_s)
     assert gc.get_freeze_count() > len(made), "later passes do not go over it"
@@ -47,12 +47,24 @@ def test_a_replaced_policy_is_freed_without_the_collector(tmp_path: Path) -> Non
     )
     guards = 'guards: [{name: inside, hosts: ["*.example"], paths: ["/x/{id}/**"], require: {networks: 10.0.0.0/8}}]'
     file.write_text(f"{RULES}{rules}{guards}\n")
-    counts = [gc.get_freeze_count()]
-    for _ in range(4):
-        with making_what_stays():
+    counts = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(4):
             configuration = load(file, environ={})
-        counts.append(gc.get_freeze_count())
-        assert len(configuration.policy.rules) == 201
-        del configuration
-    assert counts[1] - counts[0] > 2_000
-    assert counts[-1] - counts[2] < 50, "nothing of a policy refers to itself"
+            assert len(configuration.policy.rules) == 201
+            counts.append(len(gc.get_objects()))
+            del configuration
+            counts.append(len(gc.get_objects()))
+    finally:
+        gc.enable()
+    assert counts[-2] - counts[-1] > 2_000
+    assert counts[-1] - counts[3] < 100, "nothing of a policy refers to itself"
+
+
+def test_few_objects_stay_in_sight() -> None:
+    before = gc.get_freeze_count()
+    with making_what_stays():
+        assert [[] for _ in range(10)]
+    assert gc.get_freeze_count() == before

@@ -26,6 +26,9 @@ from authz.model import NO_HEADERS, HttpSettings, Provider, ProviderError, Reaso
 KEEPALIVE_S: Final = 15.0
 """How long an idle connection is kept: less than the idle limits of common servers and proxies."""
 
+MAX_HEADER_BYTES: Final = 65_536
+"""Of one line of an answer: some providers send long policies and cookies."""
+
 MAX_ERROR_BYTES: Final = 4_096
 """What is read of an error's body, to find its OAuth error code (RFC 6749 §5.2)."""
 
@@ -189,6 +192,8 @@ def _make_session(settings: HttpSettings) -> aiohttp.ClientSession:
         auto_decompress=False,
         headers=_HEADERS,
         cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
         timeout=aiohttp.ClientTimeout(),  # ours is around all of it
     )
 

@@ -9,6 +9,7 @@ host one fetches for all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,13 @@ LOOK_S: Final = 1.0
 
 _LEAST_PAUSE_S: Final = 0.01
 _FLIGHT: Final = "keys"
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Hand a bug of ours, which ended the refreshing, to whoever minds the event loop."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        task.get_loop().call_exception_handler({"message": "keys are no longer refreshed", "exception": error})
 
 
 async def fetch_document(settings: KeySettings, http: HttpClient, discovery: Discovery | None) -> bytes:
@@ -119,6 +127,7 @@ class KeySource:
             await self._load(self._file)
         if not self._closed:
             self._refreshing = asyncio.create_task(self._keep_fresh())
+            self._refreshing.add_done_callback(_report)
             await self._flight.settle(_FLIGHT, self._fetch)  # the attempt that the task begins with
 
     async def close(self) -> None:
@@ -218,12 +227,15 @@ class KeySource:
             ProviderError: what its fetch came to, if it was under way when we wanted one; or that it is too soon.
 
         """
+        before = self._keys
         taken = self._take(seen)
         if seen is not None and seen.ended_s >= asked_s:
             if seen.error:
                 raise ProviderError(Reason.PROVIDER_UNAVAILABLE, seen.error)
             return self.match_keys()
         if forced:
+            if self._keys is not before:  # others: the one that is wanted may be among them
+                return self.match_keys()
             self._hold_back()
             return None
         return self.match_keys() if taken and not self._failures and self._rest_s(1 - JITTER) > LOOK_S else None
@@ -234,9 +246,10 @@ class KeySource:
             return False
         if seen.fetched_s is not None and (seen.fetched_s > self._fetched_s or math.isinf(self._fetched_s)):
             raw = seen.jwks.encode()
-            if raw != self._raw:
-                self._note_keys(parse_key_set(raw))
-            self._raw, self._fetched_s = raw, seen.fetched_s
+            with contextlib.suppress(ProviderError):  # a damaged document is none, and must not end the refreshing
+                if raw != self._raw:
+                    self._note_keys(parse_key_set(raw))
+                self._raw, self._fetched_s = raw, seen.fetched_s
         self._failures, self.last_error, self._ended_s = seen.failures, seen.error, seen.ended_s
         self._forced_s = self._forced_s if seen.forced_s is None else seen.forced_s
         return True
@@ -297,8 +310,8 @@ class KeySource:
             self._events.provider_event(self._provider.name, "key_file_failed", str(error))
             return
         if found is not None:
-            self._keys = found[0]
-            self._fetched_s = self._clock.monotonic_s() - found[1]
+            self._keys, age_s, self._raw = found
+            self._fetched_s = self._clock.monotonic_s() - age_s
 
     async def _save(self, file: KeyFile, raw: bytes) -> None:
         try:

@@ -30,8 +30,8 @@ class KeyFile:
         name = hashlib.sha256(f"{provider.name} {self._source}".encode()).hexdigest()[:32]
         self.path = Path(folder) / f"{name}.json"
 
-    def read(self, *, now_s: float) -> tuple[KeySet, float] | None:
-        """Return the keys and their age in seconds, or None where there is no file or it is too old.
+    def read(self, *, now_s: float) -> tuple[KeySet, float, bytes] | None:
+        """Return the keys, their age in seconds and their document, or None where there is no file or it is too old.
 
         Raises:
             ValueError: for a file that is not to be trusted or not to be understood; with words for the operator.
@@ -49,13 +49,14 @@ class KeyFile:
             raise ValueError(f"cannot read `{self.path}`: {(error.strerror or 'unreadable').lower()}") from None
         try:
             document = parse_object(raw, reason=Reason.KEYS_UNAVAILABLE)
-            fetched_s, keys = document.get("fetched_s"), parse_key_set(json.dumps(document.get("jwks")).encode())
+            fetched_s, jwks = document.get("fetched_s"), json.dumps(document.get("jwks")).encode()
+            keys = parse_key_set(jwks)
         except (Rejected, ProviderError):
             raise ValueError(f"`{self.path}` is damaged: remove it") from None
         if document.get("source") != self._source or not isinstance(fetched_s, int | float):
             raise ValueError(f"`{self.path}` is of another provider: remove it")
         age_s = now_s - fetched_s
-        return (keys, age_s) if 0 <= age_s <= self._max_age_s else None
+        return (keys, age_s, jwks) if 0 <= age_s <= self._max_age_s else None
 
     def write(self, raw: bytes, *, now_s: float) -> None:
         """Put a JWKS document in the file's place, in one step, readable by us only.

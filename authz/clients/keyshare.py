@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,13 +73,14 @@ class KeyShare:
             OSError: as the system says.
 
         """
-        draft = self._file.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(asdict(attempt)))
-        draft.replace(self._file)
+        handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._file.stem}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as draft:
+            draft.write(json.dumps(asdict(attempt)))
+        Path(name).replace(self._file)
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Be the only one who fetches, after waiting for whoever does; but not for one that hangs."""
+        """Fetch alone, after waiting for whoever does; beside one that hangs, and where there is no lock to be had."""
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
                 lock = stack.enter_context(self._lock.open("wb"))

@@ -15,6 +15,7 @@ from typing import Any, Final
 from authz.model import ConfigError
 from authz.servers.engine import find_engine, render_python_path
 
+MAX_LINE_BYTES: Final = 1_048_576
 READY_S: Final = 30.0
 STOP_S: Final = 15.0
 
@@ -60,6 +61,7 @@ class ServiceProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            limit=MAX_LINE_BYTES,
             start_new_session=True,  # a terminal's Ctrl-C is for us: we end it
         )
         ended = asyncio.create_task(process.wait())
@@ -82,6 +84,7 @@ class ServiceProcess:
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()
+            await self._process.wait()
         await asyncio.gather(*self._readers)
 
     async def _read_lines(self) -> None:

@@ -98,7 +98,8 @@ def _bind(server: grpc.aio.Server, address: str, tls: TlsSettings | None) -> int
     if path is not None:
         remove_socket(Path(path))
     try:
-        port = server.add_insecure_port(address) if tls is None else _bind_secure(server, address, tls)
+        secure = None if tls is None else _credentials(tls)
+        port = server.add_insecure_port(address) if secure is None else server.add_secure_port(address, secure)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -106,10 +107,6 @@ def _bind(server: grpc.aio.Server, address: str, tls: TlsSettings | None) -> int
         message = f"cannot listen on `{address}`: {why}"
         raise ConfigError(ConfigProblem(message=message, path="server.grpc"))
     return port
-
-
-def _bind_secure(server: grpc.aio.Server, address: str, tls: TlsSettings) -> int:
-    return server.add_secure_port(address, _credentials(tls))
 
 
 def remove_socket(path: Path) -> None:

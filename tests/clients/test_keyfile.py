@@ -41,7 +41,7 @@ def good(file: KeyFile, **changes: Any) -> dict[str, Any]:
     return document
 
 
-def read(file: KeyFile, *, now_s: float = NOW_S) -> tuple[KeySet, float] | str | None:
+def read(file: KeyFile, *, now_s: float = NOW_S) -> tuple[KeySet, float, bytes] | str | None:
     """Return what the file says, or the words it is refused with: nothing else may escape."""
     try:
         return file.read(now_s=now_s)
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_again(file: KeyFile) -> None:
     file.write(json.dumps(JWKS).encode(), now_s=NOW_S)
     found = file.read(now_s=NOW_S + 7)
     assert found is not None
-    assert ([key.kid for key in found[0].keys], found[1]) == ([SIGNER.kid], 7)
+    assert ([key.kid for key in found[0].keys], found[1], json.loads(found[2])) == ([SIGNER.kid], 7, JWKS)
     assert file.path.stat().st_mode & 0o777 == 0o600
     assert list(file.path.parent.iterdir()) == [file.path]
 

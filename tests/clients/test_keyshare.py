@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,44 @@ async def test_a_new_key_that_one_worker_sees_is_every_workers(
     assert idp.count("/jwks") == 3
 
 
+async def test_a_new_key_that_another_worker_fetched_a_moment_ago_is_not_held_back(
+    make: Make, signer: Signer, claims: dict[str, Any], clock: FakeClock, idp: FakeProvider, tmp_path: Path
+) -> None:
+    first, second = make(shared=tmp_path), make(shared=tmp_path)
+    await asyncio.gather(first.start(), second.start())
+    newer = Signer("k2")
+    idp.answers["/jwks"] = jwks(signer, newer)
+    clock.advance(60)
+    assert await knows(first, newer.sign(claims))
+    clock.advance(0.1)  # too soon for the other to have looked
+    assert await knows(second, newer.sign(claims))
+    assert (await refused(second.authenticate(Signer("k9").sign(claims))))[0] is Reason.KEY_REFETCH_HELD_BACK
+    assert idp.count("/jwks") == 2
+
+
+async def test_keys_from_disk_are_shared_and_a_failed_fetch_takes_none_away(
+    make: Make, signer: Signer, claims: dict[str, Any], clock: FakeClock, idp: FakeProvider, tmp_path: Path
+) -> None:
+    keys = {"cache_dir": str(tmp_path / "disk")}
+    await make(keys=keys).start()
+    (tmp_path / "shared").mkdir()
+    idp.answers["/jwks"] = http(500)
+    clock.advance(100)
+    first, second = make(keys=keys, shared=tmp_path / "shared"), make(keys=keys, shared=tmp_path / "shared")
+    await first.start()
+    clock.advance(1)
+    await second.start()
+    for its in (first, second):
+        assert await knows(its, signer.sign(claims))
+        assert "answered 500" in its.status().last_error
+    bare = make(shared=tmp_path / "shared", keys=keys)
+    (file,) = (tmp_path / "disk").iterdir()
+    file.unlink()
+    clock.advance(1)
+    await bare.start()
+    assert await knows(bare, signer.sign(claims)), "what the others have from disk is everybody's"
+
+
 async def test_unknown_keys_at_all_workers_make_one_fetch(
     make: Make, claims: dict[str, Any], clock: FakeClock, idp: FakeProvider, tmp_path: Path
 ) -> None:
@@ -158,7 +197,10 @@ async def test_a_worker_that_hangs_with_the_lock_holds_nobody_up_for_long(
     assert idp.count("/jwks") == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"error": ""}'])
+DAMAGED = {"ended_s": 2e3, "forced_s": None, "fetched_s": 2e3, "jwks": "{}", "failures": 0, "error": ""}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"error": ""}', json.dumps(DAMAGED).encode()])
 async def test_a_file_that_cannot_be_read_costs_a_fetch(
     make: Make, signer: Signer, claims: dict[str, Any], idp: FakeProvider, tmp_path: Path, content: bytes
 ) -> None:
