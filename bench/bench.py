@@ -49,13 +49,13 @@ MANY: Final = 10_000
 class Bench:
     """One run: the world, the fleet of servers, and what was measured."""
 
-    def __init__(self, world: World, *, rounds: int, seconds: float, tokens: int, console: Console) -> None:
+    def __init__(self, world: World, report: Report, options: argparse.Namespace, console: Console) -> None:
         self.world = world
-        self.rounds = rounds
-        self.seconds = seconds
-        self.tokens = tokens
+        self.report = report
+        self.rounds: int = options.rounds
+        self.seconds: float = options.seconds
+        self.tokens: int = options.tokens
         self.console = console
-        self.report = Report()
 
     async def measure(
         self, what: str, servers: Sequence[Server | Pair], load: Load, bodies: Callable[[str], Callable[[], Body]],
@@ -164,13 +164,13 @@ def is_deny(message: bytes) -> bool:
     return not is_allow(message)
 
 
-async def run(options: argparse.Namespace, console: Console) -> Report:
-    """Run everything that was asked for."""
+async def run(options: argparse.Namespace, console: Console, report: Report) -> None:
+    """Run everything that was asked for; what was measured stands in the report, also if the rest fails."""
     world = World()
     await world.start()
     with tempfile.TemporaryDirectory(prefix="authz-bench-") as name:
-        bench = Bench(world, rounds=options.rounds, seconds=options.seconds, tokens=options.tokens, console=console)
-        report, folder = bench.report, Path(name)
+        bench = Bench(world, report, options, console)
+        folder = Path(name)
         place = Place(world, folder, SERVER_CORE, console)
         try:
             few = make_fleet(world, folder, core=SERVER_CORE, rules=FEW, console=console)
@@ -189,7 +189,6 @@ async def run(options: argparse.Namespace, console: Console) -> Report:
             await bench.alone(place, doors, soak_s=options.soak)
         finally:
             await world.stop()
-    return report
 
 
 def main() -> None:
@@ -208,11 +207,14 @@ def main() -> None:
     if len(cores) > 1:
         os.sched_setaffinity(0, cores - {SERVER_CORE})
     console = Console(width=None if sys.stdout.isatty() else 140)
-    report = asyncio.run(run(options, console))
-    report.show(console)
-    if options.write is not None:
-        report.write(options.write)
-        console.print(f"written to {options.write}")
+    report = Report()
+    try:
+        asyncio.run(run(options, console, report))
+    finally:
+        report.show(console)
+        if options.write is not None:
+            report.write(options.write)
+            console.print(f"written to {options.write}")
 
 
 if __name__ == "__main__":
