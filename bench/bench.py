@@ -41,6 +41,7 @@ from world import CHECK, HOST, LARGE, SMALL, Size, World, ZipfTokens, cycle, is_
 SERVER_CORE: Final = 0
 TOKENS: Final = 10_000
 RATE: Final = 1_000.0
+WARM_RATE: Final = 1_000.0
 FRESH_RATE: Final = 400.0
 FEW: Final = 10
 MANY: Final = 10_000
@@ -90,8 +91,8 @@ class Bench:
         count = self.tokens
         self.console.print(f"signing {count} tokens …", style="dim")
         bodies = [self.world.body(size, self.world.token(size)) for _ in range(count)]
-        once = Load(connections=1, rate=2_000, seconds=count / 2_000)
-        for its in fleet.all:
+        once = Load(connections=8, rate=WARM_RATE, seconds=count / WARM_RATE)
+        for its in fleet.ours:  # the others keep nothing of a token
             await self.play(its, once, cycle(bodies), is_allow, CHECK)
 
         def source(_: str) -> Callable[[], Body]:

@@ -150,6 +150,9 @@ class Connection(asyncio.Protocol):
         self._send(due, self._bodies())
 
     def _send(self, due: float, body: Body) -> None:
+        if self._transport is not None and self._transport.is_closing():
+            self._result.bad += 1
+            return
         used = len(body) if self._block else 0
         if used > self._window or self._transport is None:
             self._late.append((due, body))
