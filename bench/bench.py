@@ -153,8 +153,10 @@ class Bench:
                 judge_introspection(name, await measure_introspection(place, door, seconds=self.seconds * 3))
             )
         if self.rounds > 1:  # not in a quick run: it takes minutes
+            self.console.print(f"signing {KEPT:,} tokens …", style="dim")
+            bodies = [self.world.body(SMALL, self.world.token(SMALL)) for _ in range(KEPT)]
             for door in doors:
-                targets.extend(judge_memory(f"authz, {door}", await measure_memory(place, door, tokens=KEPT)))
+                targets.extend(judge_memory(f"authz, {door}", await measure_memory(place, door, bodies)))
         if soak_s:
             found = await soak(place, doors[-1], seconds=soak_s, tokens=self.tokens)
             targets.append(judge_soak(f"authz, {doors[-1]}", found))

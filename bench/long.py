@@ -142,10 +142,9 @@ class Memory:
     rate_full: float
 
 
-async def measure_memory(place: Place, door: str, *, tokens: int) -> Memory:
+async def measure_memory(place: Place, door: str, bodies: list[Body]) -> Memory:
     """Have as many workers as are started by themselves prove very many tokens."""
-    place.say(f"signing {tokens:,} tokens …")
-    bodies = [place.world.body(SMALL, place.world.token(SMALL)) for _ in range(tokens)]
+    tokens = len(bodies)
     server = start_ours(place.world, place.folder, door, None, 10, name="memory", http=True)
     try:
         await _until(server, 1)
