@@ -31,11 +31,12 @@ Bodies = Callable[[], Body]
 
 @dataclass(slots=True)
 class Result:
-    """What came of one round: ``latencies_s`` of all calls, and how many were answered ill."""
+    """What came of one round: ``latencies_s`` of all calls, how many were answered ill, and how many not at all."""
 
     seconds: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     bad: int = 0
+    lost: int = 0
 
     @property
     def calls(self) -> int:
@@ -125,9 +126,9 @@ class Connection(asyncio.Protocol):
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count what was under way as answered ill."""
+        """Count what was under way as lost."""
         del exc
-        self._result.bad += len(self._begun)
+        self._result.lost += len(self._begun)
         self._begun.clear()
         self.ready.set()
         self.idle.set()
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self, due: float, body: Body) -> None:
         if self._transport is not None and self._transport.is_closing():
-            self._result.bad += 1
+            self._result.lost += 1
             return
         used = len(body) if self._block else 0
         if used > self._window or self._transport is None:
@@ -207,7 +208,9 @@ class Connection(asyncio.Protocol):
         now = time.perf_counter()
         self._result.latencies_s.append(now - due)
         answer = self._answers.pop(stream, b"")
-        if not self._is_good(answer[GRPC_PREFIX_BYTES:] if self._block else answer):
+        if not answer:
+            self._result.lost += 1
+        elif not self._is_good(answer[GRPC_PREFIX_BYTES:] if self._block else answer):
             self._result.bad += 1
         if self._again:
             self.begin(now)

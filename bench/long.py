@@ -174,12 +174,13 @@ async def measure_memory(place: Place, door: str, bodies: list[Body]) -> Memory:
 
 @dataclass(slots=True)
 class Soak:
-    """What came of a long run: answers, wrong ones, and the memory once the caches were full and at the end."""
+    """What came of a long run: answers, wrong ones, calls without any, and the memory in between and at the end."""
 
     seconds: float
     rate: float
     calls: int
     wrong: int
+    lost: int
     reloads: int
     rotations: int
     early_bytes: int
@@ -253,7 +254,7 @@ async def soak(place: Place, door: str, *, seconds: float, tokens: int) -> Soak:
         rate = SHARE_OF_PEAK * peak.calls / peak.seconds
         helpers = [asyncio.create_task(every(RELOAD_S, "reloads", reload))]
         helpers.append(asyncio.create_task(every(ROTATE_S, "rotations", rotate)))
-        began_s, calls, wrong, early = time.monotonic(), 0, 0, 0
+        began_s, calls, wrong, lost, early = time.monotonic(), 0, 0, 0, 0
         while (passed_s := time.monotonic() - began_s) < seconds:
             if not early and passed_s > seconds * 0.4:
                 early = server.pss_bytes()
@@ -267,9 +268,10 @@ async def soak(place: Place, door: str, *, seconds: float, tokens: int) -> Soak:
             )
             calls += sum(its.calls for its in results)
             wrong += sum(its.bad for its in results)
+            lost += sum(its.lost for its in results)
         done.set()
         await asyncio.gather(*helpers)
         late = server.pss_bytes()
-        return Soak(seconds, rate, calls, wrong, counts["reloads"], counts["rotations"], early, late)
+        return Soak(seconds, rate, calls, wrong, lost, counts["reloads"], counts["rotations"], early, late)
     finally:
         server.stop()

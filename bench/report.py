@@ -37,7 +37,7 @@ class Row:
         self.p99_us.append(result.percentile_us(0.99))
         self.p999_us.append(result.percentile_us(0.999))
         self.calls += result.calls
-        self.bad += result.bad
+        self.bad += result.bad + result.lost
 
     def cells(self) -> tuple[str, ...]:
         """Render for a table: medians, and the least and the most CPU of a round."""

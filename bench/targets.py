@@ -88,14 +88,18 @@ def judge_introspection(server: str, found: Result) -> Target:
     rate = found.calls / found.seconds
     work = f"1,000 new opaque tokens a second, 50 ms at the provider, {server}: p99 above that"
     return Target(
-        work, "20 ms", f"{above_ms:.0f} ms at {rate:,.0f}/s, {found.bad} bad", above_ms <= 20 and not found.bad
+        work,
+        "20 ms",
+        f"{above_ms:.0f} ms at {rate:,.0f}/s, {found.bad + found.lost} bad",
+        above_ms <= 20 and not found.bad + found.lost,
     )
 
 
 def judge_soak(server: str, found: Soak) -> Target:
     """Judge a long run."""
     growth = found.late_bytes / max(1, found.early_bytes) - 1
-    text = f"{found.calls:,} calls at {found.rate:,.0f}/s, {found.wrong} wrong, {found.reloads} reloads, "
+    text = f"{found.calls:,} calls at {found.rate:,.0f}/s, {found.wrong} wrong, {found.lost} lost, "
+    text += f"{found.reloads} reloads, "
     text += f"{found.rotations} rotations, memory {growth:+.1%}"
     return Target(f"{found.seconds / 60:.0f} minutes at 70 % of peak, {server}", "0 wrong, +2 %", text,
                   found.wrong == 0 and growth <= 0.02)  # fmt: skip
