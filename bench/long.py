@@ -148,7 +148,6 @@ async def measure_memory(place: Place, door: str, bodies: list[Body]) -> Memory:
     server = start_ours(place.world, place.folder, door, None, 10, name="memory", http=True)
     try:
         await _until(server, 1)
-        workers = max(1, int(await figure(server, "authz_workers_ready")))
         closed = Load(connections=8, in_flight=64, seconds=3)
         few = await play(server.port, closed, repeat(bodies[0]), is_allow, path=CHECK)
         empty = server.pss_bytes()
@@ -165,6 +164,7 @@ async def measure_memory(place: Place, door: str, bodies: list[Body]) -> Memory:
                 break
         order = iter(bodies * 2)
         full = await play(server.port, closed, lambda: next(order), is_allow, path=CHECK)
+        workers = max(1, int(await figure(server, "authz_workers_ready")))
         return Memory(
             empty, server.pss_bytes(), int(entries), workers, few.calls / few.seconds, full.calls / full.seconds
         )
