@@ -34,6 +34,19 @@ def find_envoy() -> str:
     return str(program)
 
 
+async def end_process(process: asyncio.subprocess.Process | None, patience_s: float) -> None:
+    """End a process that was started, by force if it takes longer than it may."""
+    if process is None or process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(patience_s):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
 class EnvoyProcess:
     """One Envoy. ``ports`` are those of its listeners by name, ``admin`` the base URL of its admin interface."""
 
@@ -78,15 +91,7 @@ class EnvoyProcess:
 
     async def stop(self) -> None:
         """End it."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.terminate()
-        try:
-            async with asyncio.timeout(STOP_S):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await end_process(self._process, STOP_S)
 
     async def _wait_until_ready(self, log: Path) -> None:
         async with aiohttp.ClientSession() as session:

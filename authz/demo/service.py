@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from authz.demo.proxy import end_process
 from authz.model import ConfigError
 from authz.servers.engine import find_engine, render_python_path
 
@@ -75,16 +76,7 @@ class ServiceProcess:
 
     async def stop(self) -> None:
         """End it at once: nobody calls any more."""
-        if self._process is None:
-            return
-        if self._process.returncode is None:
-            self._process.terminate()
-        try:
-            async with asyncio.timeout(STOP_S):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await end_process(self._process, STOP_S)
         await asyncio.gather(*self._readers)
 
     async def _read_lines(self) -> None:

@@ -19,6 +19,8 @@ from authz.observe import Observer
 from tests.fakes import fake_provider, json_answer
 from tests.servers.service import LOOPBACK, PROVIDED, RULES, ask, check_request, running
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_bug_of_ours_is_a_deny_and_counted(tmp_path: Path) -> None:
     async with running(tmp_path) as service:
