@@ -107,10 +107,7 @@ class App:
         self._environ = environ
         self._observer = observer
         self._clock = SystemClock()
-        if configuration is None:
-            with making_what_stays():
-                configuration = load(path, environ=environ)
-        self._configuration = configuration
+        self._configuration = load(path, environ=environ) if configuration is None else configuration
         observer.denies_only = self._configuration.server.log_decisions is LogDecisions.DENIES
         self._cache = EvidenceCache(
             max_bytes=self._configuration.server.evidence_cache_bytes, clock=self._clock.monotonic_s

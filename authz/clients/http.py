@@ -48,14 +48,12 @@ _HINTS: Final[Mapping[int, str]] = {
     407: "the proxy wants credentials",
 }
 _FAILURES: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (aiohttp.ClientProxyConnectionError, "the proxy cannot be reached"),
     (aiohttp.ClientHttpProxyError, "the proxy refused"),
     (aiohttp.ClientPayloadError, "the answer is cut or is no http"),
     (aiohttp.ServerDisconnectedError, "the answer is cut or is no http"),
     (aiohttp.ClientResponseError, "the answer is cut or is no http"),
     (aiohttp.ClientOSError, "the connection was lost"),
 )
-_CONNECTING: Final = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError)
 _FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
 _REDIRECTS: Final = range(300, 400)
 
@@ -256,11 +254,10 @@ def render_place(url: str) -> str:
 
 def _render_failure(error: Exception) -> str:
     """Word a failure by its kind; only a failed connect's own text is shown, for it cannot hold what was sent."""
-    for kind, text in _FAILURES:
-        if isinstance(error, kind) and not (kind is aiohttp.ClientOSError and isinstance(error, _CONNECTING)):
-            return text
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "the proxy cannot be reached"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"cannot connect: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect: {error.os_error}"
-    return "the call failed"
+    return next((text for kind, text in _FAILURES if isinstance(error, kind)), "the call failed")

@@ -67,11 +67,21 @@ class KeyFile:
         """
         text = json.dumps({"source": self._source, "fetched_s": now_s, "jwks": json.loads(raw)})
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(self.path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+        replace_file(self.path, text)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put a text in a file's place in one step, readable by us only; nothing is left behind where that fails.
+
+    Raises:
+        OSError: as the system says.
+
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise

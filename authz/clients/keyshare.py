@@ -12,13 +12,12 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from authz.clients.keyfile import replace_file
 from authz.model import Provider
 
 TRY_AGAIN_S: Final = 0.02
@@ -73,10 +72,7 @@ class KeyShare:
             OSError: as the system says.
 
         """
-        handle, name = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._file.stem}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as draft:
-            draft.write(json.dumps(asdict(attempt)))
-        Path(name).replace(self._file)
+        replace_file(self._file, json.dumps(asdict(attempt)))
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
