@@ -46,13 +46,18 @@ class _Entry(Generic[V]):
 class TimedCache(Generic[V]):
     """A map that forgets: what is too old first, then what was not used for longest.
 
-    ``clock`` is monotonic, in seconds. An entry is gone at the very second it is kept until.
+    ``clock`` is monotonic, in seconds. An entry is gone at the very second it is kept until. ``pushed_out`` is told
+    the key, the value and that second of what makes room for others, not of what is too old.
     """
 
-    def __init__(self, *, max_bytes: int, clock: Callable[[], float]) -> None:
-        self._entries: TLRUCache[bytes, _Entry[V]] = TLRUCache(
-            maxsize=max_bytes, ttu=_until, timer=clock, getsizeof=_size
-        )
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        clock: Callable[[], float],
+        pushed_out: Callable[[bytes, V, float], None] | None = None,
+    ) -> None:
+        self._entries: _Entries[V] = _Entries(max_bytes, clock, pushed_out)
         self._clock = clock
         self._hits = 0
         self._misses = 0
@@ -111,6 +116,22 @@ def _until(_key: bytes, entry: _Entry[Any], _now_s: float) -> float:
 
 def _size(entry: _Entry[Any]) -> int:
     return entry.size
+
+
+class _Entries(TLRUCache[bytes, _Entry[V]]):
+    """``popitem`` is what the cache calls for room, and only then (cachetools, "Extending cache classes")."""
+
+    def __init__(
+        self, max_bytes: int, clock: Callable[[], float], pushed_out: Callable[[bytes, V, float], None] | None
+    ) -> None:
+        super().__init__(maxsize=max_bytes, ttu=_until, timer=clock, getsizeof=_size)
+        self._pushed_out = pushed_out
+
+    def popitem(self) -> tuple[bytes, _Entry[V]]:
+        key, entry = super().popitem()
+        if self._pushed_out is not None:
+            self._pushed_out(key, entry.value, entry.until_s)
+        return key, entry
 
 
 @dataclass(frozen=True, slots=True)

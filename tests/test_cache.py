@@ -12,11 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz.cache import ENTRY_BYTES, CacheStats, SingleFlight, TimedCache, size_of_json
+from authz.cache import (
+    ENTRY_BYTES,
+    CacheStats,
+    SingleFlight,
+    TimedCache,
+    size_of_json,
+)
 from authz.clients.evidence import Evidence, EvidenceCache, Refused
-from authz.model import Principal, ProviderError, Reason, Rejected
+from authz.core.claims import read_principal
+from authz.model import ClaimPlaces, Expectation, Principal, Provider, ProviderError, Reason, Rejected
 from tests.fakes import FakeClock
 
+PROVIDER = Provider(
+    name="shop",
+    issuer="https://i",
+    expectation=Expectation(issuer="https://i", audiences=None, algorithms=frozenset({"RS256"})),
+    keys=None,
+    places=ClaimPlaces(roles=(("roles",),)),
+)
 KEYS = [bytes([number]) * 32 for number in range(8)]
 
 
@@ -192,10 +206,10 @@ def test_evidence_counts_with_all_its_claims(spare: int, *, is_kept: bool, clock
     sets = 3 * sys.getsizeof(frozenset())
     size = size_of_json(evidence.claims) + sets + ENTRY_BYTES
     assert size > 10 * 100
-    # An eighth is for refusals.
-    cache = EvidenceCache(max_bytes=(size + spare) * 8 // 7 + 1, clock=clock.monotonic_s)
+    # An eighth is for refusals, three quarters of the rest are for what is packed.
+    cache = EvidenceCache(max_bytes=(size + spare) * 32 // 7 + 2, clock=clock.monotonic_s)
     cache.keep(KEYS[0], evidence, keep_s=30)
-    assert cache.match(KEYS[0]) is (evidence if is_kept else None)
+    assert cache.match(KEYS[0], PROVIDER) is (evidence if is_kept else None)
 
 
 @pytest.mark.parametrize(("detail", "is_kept"), [("x" * 9, True), ("x" * 10, True), ("x" * 11, False)])
@@ -212,7 +226,7 @@ def test_a_refusal_takes_the_place_of_evidence_even_if_it_is_not_remembered(cloc
     for keep_s, found in ((5.0, refused), (0.0, None)):
         cache.keep(KEYS[0], evidence_of(sub="alice"), keep_s=30)
         cache.refuse(KEYS[0], refused, keep_s=keep_s)
-        assert cache.match(KEYS[0]) is None
+        assert cache.match(KEYS[0], PROVIDER) is None
         assert cache.match_refused(KEYS[0]) is found
 
 
@@ -223,9 +237,77 @@ def test_evidence_of_an_expired_token_is_not_kept_and_ends_on_time(clock: FakeCl
         assert cache.stats().entries == 0
     cache.keep(KEYS[0], evidence_of(), keep_s=2)
     clock.advance(1.999)
-    assert cache.match(KEYS[0]) is not None
+    assert cache.match(KEYS[0], PROVIDER) is not None
     clock.advance(0.001)
-    assert cache.match(KEYS[0]) is None
+    assert cache.match(KEYS[0], PROVIDER) is None
+
+
+# --- packed evidence --------------------------------------------------------------------------------------------------
+
+
+def proved(number: int, *, asked_s: float | None = None) -> Evidence:
+    claims = {"sub": f"user-{number}", "roles": ["a", "b"], "deep": {"n": [1, 1.5, None, True, "ü"]}}
+    principal = read_principal(PROVIDER, claims)
+    return Evidence(claims=claims, principal=principal, key="k", asked_s=asked_s, expires_at_s=2e9)
+
+
+def crowded(clock: FakeClock, *, keep_s: float = 30) -> tuple[EvidenceCache, list[Evidence]]:
+    """Return a cache that can keep three tokens ready, and the six that were put in."""
+    size = size_of_json(proved(0).claims) + 3 * sys.getsizeof(frozenset("ab")) + 200 + ENTRY_BYTES
+    cache = EvidenceCache(max_bytes=size * 3 * 32 // 7 + 8, clock=clock.monotonic_s)
+    all_of_them = [proved(number, asked_s=float(number) or None) for number in range(6)]
+    for key, evidence in zip(KEYS, all_of_them, strict=False):
+        cache.keep(key, evidence, keep_s=keep_s)
+    return cache, all_of_them
+
+
+def test_evidence_that_was_pushed_out_comes_back_equal(clock: FakeClock) -> None:
+    cache, kept = crowded(clock)
+    assert cache.stats().entries == 6
+    found = [cache.match(key, PROVIDER) for key in KEYS[:6]]
+    assert found == kept
+    assert found[0] is not kept[0]
+    assert found[0] is not None
+    assert found[0].principal.roles == kept[0].principal.roles != frozenset()
+    stats = cache.stats()
+    assert (stats.entries, stats.hits, stats.misses) == (6, 6, 0)
+    assert cache.match(KEYS[7], PROVIDER) is None
+    assert cache.stats().misses == 1
+
+
+def test_packed_evidence_ends_on_time(clock: FakeClock) -> None:
+    cache, kept = crowded(clock, keep_s=2)
+    clock.advance(1.999)
+    assert cache.match(KEYS[0], PROVIDER) == kept[0]
+    clock.advance(0.001)
+    assert [cache.match(key, PROVIDER) for key in KEYS] == [None] * 8
+    assert cache.stats().hits == 1
+
+
+def test_coming_back_makes_nothing_live_longer(clock: FakeClock) -> None:
+    cache, _ = crowded(clock, keep_s=2)
+    for _ in range(3):
+        clock.advance(0.5)
+        for key in KEYS[:6]:
+            assert cache.match(key, PROVIDER) is not None
+    clock.advance(0.5)
+    assert [cache.match(key, PROVIDER) for key in KEYS] == [None] * 8
+
+
+def test_a_refusal_also_takes_the_place_of_packed_evidence(clock: FakeClock) -> None:
+    cache, kept = crowded(clock)
+    cache.refuse(KEYS[0], Refused(reason=Reason.TOKEN_INACTIVE, detail=""), keep_s=5)
+    assert cache.match(KEYS[0], PROVIDER) is None
+    assert cache.match(KEYS[1], PROVIDER) == kept[1]
+
+
+def test_newer_evidence_takes_the_place_of_packed_evidence(clock: FakeClock) -> None:
+    cache, _ = crowded(clock)
+    cache.keep(KEYS[0], proved(7), keep_s=30)
+    assert cache.stats().entries == 6
+    for key in KEYS[1:6]:
+        assert cache.match(key, PROVIDER) is not None
+    assert cache.match(KEYS[0], PROVIDER) == proved(7)
 
 
 # --- one flight -------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ class Authenticator:
 
         Not from ``exp`` on: the leeway's seconds are judged afresh. Not once the key has left the provider's set.
         """
-        found = self._cache.match(digest)
+        found = self._cache.match(digest, self.provider)
         if found is None or now_s >= found.expires_at_s:
             return None
         return found if self._still_counts(found) else None
@@ -158,7 +158,7 @@ class Authenticator:
     def match_stale(self, digest: bytes) -> Evidence | None:
         """Return evidence older than it should be, within what the operator accepts while the provider fails."""
         settings = self.provider.introspection
-        found = self._cache.match(digest)
+        found = self._cache.match(digest, self.provider)
         if settings is None or found is None or self._clock.now_s() >= found.expires_at_s:
             return None
         if found.asked_s is None or not self._is_vouched_for(found):

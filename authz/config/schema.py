@@ -266,7 +266,7 @@ class ServerPart(_Part):
     max_connection_age_s: int = Field(300, ge=1, le=86_400)
     max_connection_age_grace_s: int = Field(30, ge=1, le=3_600)
     drain_s: int = Field(20, ge=0, le=3_600)
-    evidence_cache_bytes: int = Field(67_108_864, ge=65_536)
+    evidence_cache_bytes: int = Field(58_720_256, ge=65_536)
     log_decisions: Literal["all", "denies"] = "all"
 
 

@@ -74,5 +74,5 @@ class ServerSettings:
     max_connection_age_s: int = 300
     max_connection_age_grace_s: int = 30
     drain_s: int = 20
-    evidence_cache_bytes: int = 64 * 1_048_576
+    evidence_cache_bytes: int = 56 * 1_048_576
     log_decisions: LogDecisions = LogDecisions.ALL

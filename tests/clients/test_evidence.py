@@ -56,3 +56,26 @@ def test_the_size_that_is_counted_is_near_the_size_that_is_taken_up(roles: int) 
     tracemalloc.stop()
     counted = cache.stats().bytes
     assert 0.8 < counted / taken < 1.5, (counted // count, taken // count)
+
+
+@pytest.mark.parametrize("roles", [0, 5, 50])
+def test_packed_evidence_counts_near_what_it_takes_up_and_far_less_than_before(roles: int) -> None:
+    def kept(count: int, max_bytes: int) -> tuple[int, int, int]:
+        """Return how many tokens are kept, what is counted for them, and what they take up."""
+        texts = [json.dumps(claims_of(number, roles)).encode() for number in range(count)]
+        cache = EvidenceCache(max_bytes=max_bytes, clock=time.monotonic)
+        tracemalloc.start()
+        for number, text in enumerate(texts):
+            claims = parse_object(text, reason=Reason.JWT_PAYLOAD)
+            evidence = Evidence(
+                claims=claims, principal=read_principal(PROVIDER, claims), key="k", asked_s=None, expires_at_s=4e9
+            )
+            cache.keep(token_digest(PROVIDER, f"token-{number}"), evidence, keep_s=1_000)
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return cache.stats().entries, cache.stats().bytes, taken
+
+    _, ready, _ = kept(100, 1 << 30)  # none is packed
+    entries, counted, taken = kept(1_500, ready // 100 * 80)
+    assert entries > 2 * 80
+    assert 0.8 < counted / taken < 1.5, (counted // entries, taken // entries)
