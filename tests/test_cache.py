@@ -12,13 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz.cache import (
-    ENTRY_BYTES,
-    CacheStats,
-    SingleFlight,
-    TimedCache,
-    size_of_json,
-)
+from authz.cache import ENTRY_BYTES, CacheStats, SingleFlight, TimedCache, size_of_json
 from authz.clients.evidence import Evidence, EvidenceCache, Refused
 from authz.core.claims import read_principal
 from authz.model import ClaimPlaces, Expectation, Principal, Provider, ProviderError, Reason, Rejected

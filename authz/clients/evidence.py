@@ -94,7 +94,10 @@ class EvidenceCache:
             self._refused.put(digest, refused, size=len(refused.detail), keep_s=keep_s)
 
     def stats(self) -> CacheStats:
-        """Return the figures of now: sizes of both kinds, look-ups of proved tokens."""
+        """Return the figures of now: sizes of all kinds, look-ups of proved tokens.
+
+        Packed evidence past its time counts until it is asked for or makes room.
+        """
         proved, refused = self._ready.stats(), self._refused.stats()
         return CacheStats(
             entries=proved.entries + len(self._packed) + refused.entries,
@@ -109,8 +112,9 @@ class EvidenceCache:
         Not a form to be read from anywhere else: these bytes never leave the process.
         """
         parts = (until_s, evidence.key, evidence.asked_s, evidence.expires_at_s, dict(evidence.claims))
+        packed = marshal.dumps(parts)
         with contextlib.suppress(ValueError):  # larger than the whole place
-            self._packed[digest] = marshal.dumps(parts)
+            self._packed[digest] = packed
 
     def _unpack(self, digest: bytes, provider: Provider) -> Evidence | None:
         packed = self._packed.pop(digest, None)
