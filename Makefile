@@ -9,8 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+TARGET ?=
 
-.PHONY: help run test unit e2e check fix proto bench mutate docs lock clean
+.PHONY: help run test unit e2e conformance check fix proto bench mutate docs lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +37,11 @@ unit: $(STAMP) ## the inner loop: tests that need no other program, under a minu
 
 e2e: $(STAMP) ## tests through a real Envoy, grpcurl and Keycloak
 	@$(BIN)/python -m pytest -m 'e2e or keycloak' $(ARGS)
+
+conformance: $(STAMP) ## hold any ext_authz gRPC server to Envoy's words (TARGET=host:port)
+	@test -n "$(TARGET)" || { echo "name the server: make conformance TARGET=127.0.0.1:9001 (what it must be set to:" \
+	  "tests/conformance/README.md)" >&2; exit 2; }
+	@$(BIN)/python -m tests.conformance.run "$(TARGET)" $(ARGS)
 
 check: $(STAMP) ## format, lint, types, generated files are current
 	@$(BIN)/ruff format --check --quiet . || { echo "run make fix" >&2; exit 1; }
