@@ -76,7 +76,7 @@ def _check_shape(asked: Asked, answer: Answer) -> Iterator[Problem]:
 
 def _check_status(asked: Asked, answer: Answer) -> Iterator[Problem]:
     status = answer.status
-    if status is not None and not 300 <= status <= 599 and status != asked.case.expect.status:  # noqa: PLR2004 - HTTP's
+    if status is not None and not 300 <= status <= 599 and status != asked.case.expect.status:
         yield Problem(f"a deny with the HTTP status {status}, which looks like a success", "denied_status")
 
 

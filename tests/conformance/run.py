@@ -126,7 +126,7 @@ def _progress(eyes: Console, total: int) -> Iterator[Callable[[Result], object]]
 @click.option("--key", type=click.Path(exists=True), help="its key")
 @click.option("--authority", help="the name that the server's certificate is for")
 @click.option("--jobs", type=click.IntRange(1, 64), default=JOBS, show_default=True, help="questions at a time")
-def main(  # noqa: PLR0913, PLR0917 - the options of a command
+def main(
     target: str,
     as_json: bool,  # noqa: FBT001 - a flag
     groups: tuple[str, ...],

@@ -66,7 +66,12 @@ async def silent_port() -> AsyncIterator[str]:
 
 
 async def hold_to(
-    address: str, cases: Sequence[Case], folder: Path, *, reasons: bool = True, options: tuple[str, ...] = ("-plaintext",)
+    address: str,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    reasons: bool = True,
+    options: tuple[str, ...] = ("-plaintext",),
 ) -> list[Result]:
     def run() -> list[Result]:
         caller = Caller(find_grpcurl(), Target(address=address, options=options), folder)

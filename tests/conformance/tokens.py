@@ -169,8 +169,7 @@ def _sign(message: bytes, name: str) -> bytes:
         return key.sign(message)
     # RFC 7518 §3.4: both numbers, in as many bytes as the curve's.
     return b"".join(
-        number.to_bytes(_COORDINATE_BYTES, "big")
-        for number in decode_dss_signature(key.sign(message, ECDSA(SHA256())))
+        number.to_bytes(_COORDINATE_BYTES, "big") for number in decode_dss_signature(key.sign(message, ECDSA(SHA256())))
     )
 
 
