@@ -14,9 +14,10 @@ FORBIDDEN: Final = 403
 APPEND: Final = "APPEND_IF_EXISTS_OR_ADD"
 OVERWRITE: Final = "OVERWRITE_IF_EXISTS_OR_ADD"
 _ACTIONS: Final = (APPEND, "ADD_IF_ABSENT", OVERWRITE, "OVERWRITE_IF_EXISTS")
-_KINDS: Final = ("ok_response", "denied_response", "error_response")
 
 Kind = Literal["ok_response", "denied_response", "error_response", ""]
+
+_KINDS: Final[tuple[Kind, ...]] = ("ok_response", "denied_response", "error_response")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
     for name in _KINDS:
         found = _member(document, name)
         if found is not None:
-            kind, http = name, found  # type: ignore[assignment]  # one of the three
+            kind, http = name, found
     code = int(_member(status or {}, "code") or 0)
     return Answer(
         is_said=status is not None,

@@ -88,12 +88,12 @@ class Caller:
         """Compile the schemas into ``folder``, once for all questions.
 
         Raises:
-            NotRunError: if nobody answers at the target's address.
+            NotRunError: if the target cannot be reached.
 
         """
         self._program = program
         self._target = target
-        self._schemas = {name: (folder / f"{name}.binpb",) for name in OURS}
+        self._schemas: dict[str, tuple[Path, ...]] = {name: (folder / f"{name}.binpb",) for name in OURS}
         self.schema = "this repository's proto files"
         for name, file in OURS.items():
             self._compile(file, self._schemas[name][0])
@@ -144,7 +144,8 @@ class Caller:
         done = self._run(arguments, None, 2 * SPARE_S)
         if "Failed to dial" in done.stderr:
             why = _first_line(done.stderr)
-            raise NotRunError(f"nobody answers at `{self._target.address}`: start the server there first ({why})")
+            what = "start the server there first; one that speaks TLS needs --cacert"
+            raise NotRunError(f"`{self._target.address}` cannot be reached: {what} ({why})")
         return done.returncode == 0
 
     def _compile(self, file: str, out: Path) -> None:

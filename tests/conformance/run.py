@@ -84,7 +84,7 @@ def run(target: Target, cases: Sequence[Case], *, reflection: bool, reasons: boo
     """Hold a target to some cases, showing on a terminal how far it is.
 
     Raises:
-        NotRunError: if nobody answers there, or a case cannot be sent.
+        NotRunError: if it cannot be reached, or a case cannot be sent.
 
     """
     begun_s = time.monotonic()
