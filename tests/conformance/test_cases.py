@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +52,29 @@ def test_every_statement_is_one_that_something_comes_from() -> None:
     for name, statement in load_statements().items():
         assert statement.source, name
         assert statement.says, name
+
+
+def plain(text: str) -> str:
+    """Return the words of a proto's comment without its markup."""
+    text = re.sub(r":(?:ref|repo):`([^`<]*?)\s*<[^>]*>`", r"\1", text)
+    return " ".join(re.sub(r"[`*]", "", text.replace('\\"', '"')).split()).lower()
+
+
+def test_what_envoy_is_said_to_say_it_says() -> None:
+    """Every sentence stands in the comments of its proto file, which the typed package carries along."""
+    package = find_spec("envoy_data_plane")
+    assert package is not None
+    assert package.origin is not None
+    seen = 0
+    for name, statement in load_statements().items():
+        file = re.match(r"(envoy/[a-z0-9_/]+)/[a-z_]+\.proto, ", statement.source)
+        if file is None:
+            continue
+        comments = plain((Path(package.origin).parent / file[1] / "__init__.py").read_text())
+        for sentence in re.split(r"(?<=[.;:?]) ", statement.says):
+            assert plain(sentence).rstrip(".;:?") in comments, f"{name}: {sentence}"
+            seen += 1
+    assert seen > 40
 
 
 def test_every_token_is_asked_with() -> None:
