@@ -58,8 +58,8 @@ class EnvoyProcess:
         self.ports: Mapping[str, int] = {}
         self.admin = ""
 
-    async def start(self) -> None:
-        """Start it and wait until it is ready.
+    async def start(self, *options: str) -> None:
+        """Start it, with more of its own options where given, and wait until it is ready.
 
         Raises:
             MissingEnvoyError: if there is none.
@@ -74,6 +74,7 @@ class EnvoyProcess:
             find_envoy(),
             *arguments,
             *quiet,
+            *options,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
