@@ -122,12 +122,22 @@ def image() -> Iterator[Replay]:
         shutil.rmtree(folder)
 
 
+def mount(image: Replay, name: str, rules: str) -> None:
+    """Show the rules as kubelet shows a ConfigMap: by a symlink to a folder, which is swapped at a change."""
+    folder = image.root / "etc/authz"
+    (folder / f"..{name}").mkdir(parents=True, exist_ok=True)
+    (folder / f"..{name}" / "rules.yaml").write_text(rules)
+    draft = folder / "..draft"
+    draft.symlink_to(f"..{name}")
+    draft.rename(folder / "..data")
+    if not (folder / "rules.yaml").is_symlink():
+        (folder / "rules.yaml").symlink_to("..data/rules.yaml")
+
+
 @asynccontextmanager
 async def contained(image: Replay, rules: str) -> AsyncIterator[Mapping[str, Any]]:
     """Start what the image starts, as the user that it names where we may; yield where it serves."""
-    configured = image.root / "etc/authz"
-    configured.mkdir(parents=True, exist_ok=True)
-    (configured / "rules.yaml").write_text(rules)
+    mount(image, "1", rules)
     writable = Path(tempfile.mkdtemp(prefix="tmp-", dir=image.root))
     writable.chmod(0o777)
     environ = {
@@ -171,14 +181,18 @@ def test_the_steps_make_this_version(image: Replay) -> None:
     assert __version__ in done.stdout
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("door", DOORS)
-async def test_what_the_steps_make_serves_the_shipped_rules(door: str, image: Replay) -> None:
-    """Only the addresses differ from the pods', and the door for one of the two."""
+def rules_for(door: str) -> str:
+    """Return the shipped rules: only the addresses differ from the pods', and the door for one of the two."""
     rules = (MANIFESTS / "base/rules.yaml").read_text()
     assert "door: fast" in rules
     here = '  grpc: [{address: "127.0.0.1:0"}]\n  http: 127.0.0.1:0\n  drain_s: 0\n'
-    async with contained(image, rules.replace("door: fast", f"door: {door}") + here) as serving:
+    return rules.replace("door: fast", f"door: {door}") + here
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_the_steps_make_serves_the_shipped_rules(door: str, image: Replay) -> None:
+    async with contained(image, rules_for(door)) as serving:
         assert (serving["door"], serving["workers"]) == (door, 2)
         async with httpx.AsyncClient(trust_env=False) as http:
             assert (await http.get(f"http://{serving['http']}/readyz")).status_code == 200
@@ -188,6 +202,21 @@ async def test_what_the_steps_make_serves_the_shipped_rules(door: str, image: Re
                 answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING, service
             assert (await ask(channel)).status.message == "no_rule"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_changed_configmap_is_put_in_force_by_every_worker(door: str, image: Replay) -> None:
+    rules = rules_for(door)
+    async with contained(image, rules) as serving:
+        async with grpc.aio.insecure_channel(serving["addresses"][0]) as channel:
+            assert (await ask(channel)).status.message == "no_rule"
+        mount(image, "2", rules.replace("shop.example.com", "a.example").replace("/orders/**", "/x"))
+        async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(20):
+            while (await http.get(f"http://{serving['http']}/readyz")).json()["generation"] < 2:
+                await asyncio.sleep(0.1)
+        async with grpc.aio.insecure_channel(serving["addresses"][0]) as channel:
+            assert (await ask(channel)).status.message == "no_credential"
 
 
 def _probed() -> set[str]:

@@ -55,9 +55,9 @@ def keycloak() -> Iterator[Keycloak]:
     lack = missing()
     if lack is not None:
         lacking("Keycloak", lack)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as environ:
         for name in NAMED:
-            patch.setenv(name, secret(name))
+            environ.setenv(name, secret(name))
         with Keycloak(realm_files=(REALM,)) as running:
             yield running
 

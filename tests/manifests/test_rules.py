@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from authz import __version__
 from authz.cli import main
 from authz.config import load
 from authz.config.settings import Door
@@ -18,6 +20,7 @@ from tests.manifests.render import CHART, MANIFESTS, RULES, without_files
 from tests.servers.service import running_workers
 
 SIDECAR = MANIFESTS / "overlays/sidecar"
+PAGE = (MANIFESTS.parent / "docs/kubernetes.md").read_text()
 ALERTS = CHART / "alerts.yaml"
 PROXIED = ("--upstream", "127.0.0.1:8080", "--listen", "0.0.0.0:10000")
 
@@ -59,6 +62,20 @@ def test_a_bad_rules_file_would_be_found(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["validate", str(bad)], catch_exceptions=False)
     assert done.exit_code == 2
     assert "shopp" in done.output
+
+
+def test_the_page_speaks_of_files_and_of_the_image_that_are_there() -> None:
+    for name in set(re.findall(r"(?<!tests/)manifests/[\w./-]*\w", PAGE)):
+        assert (MANIFESTS.parent / name).exists(), name
+    assert set(re.findall(r"\bauthz:(\d[\w.]*)", PAGE)) == {__version__}
+
+
+def test_the_pages_commands_are_commands() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_sidecars_envoy_is_configured_by_its_rules() -> None:
