@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from chart_values import render_chart_readme
+
 from authz.model import REASONS, Reason
 from authz.reasons import REASON_TEXT
 
@@ -29,7 +31,7 @@ def render_reasons() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"docs/reasons.md": render_reasons}
+PAGES = {"docs/reasons.md": render_reasons, "manifests/chart/README.md": render_chart_readme}
 
 
 def main() -> None:
