@@ -22,20 +22,26 @@ from authz.core.jwt import MAX_TOKEN_BYTES
 from authz.curl import MAX_REQUEST_BYTES, parse_curl, parse_json_request
 from authz.dry_run import log_to_stderr, try_file, try_request
 from authz.envoy_config import parse_address, render_envoy_config
-from authz.istio_config import render_istio_config
+from authz.istio_config import Workloads, parse_labels, render_istio_config, spell_hosts
 from authz.lines import LineQueue
+from authz.mesh.check import PROVIDER, check_mesh
+from authz.mesh.objects import read_objects
+from authz.mesh.traps import Severity
 from authz.model import Allow, ConfigError, ConfigProblem
 from authz.observe import Observer
 from authz.proxy_tls import FILL_IN, FILL_IN_NAME, ProxyTls, read_server_name
 from authz.report.decision import print_explanation
 from authz.report.files import print_files, print_problems
+from authz.report.mesh import print_mesh
 from authz.servers.engine import find_engine
 from authz.supervisor import Supervisor, choose_workers
 from authz.turns import making_what_stays
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_MANIFESTS: Final = click.Path(exists=True, allow_dash=True, path_type=Path)
 _BAD_CONFIG: Final = 2
 _DENIED: Final = 1
+_FOUND: Final = 1
 _UNDECIDED: Final = 3
 _PROXY_MARGIN_MS: Final = 250
 """How much longer a proxy waits than a check may take, so that the answer is ours."""
@@ -45,6 +51,12 @@ _TLS_OPTIONS: Final[Mapping[str, str]] = {
     "server-name": "With `tls`: the name in this service's certificate, if not the first that it holds.",
     "client-cert": "With `client_ca_file`: the proxy's certificate, on its machine.",
     "client-key": "With `client_ca_file`: the certificate's key, on the proxy's machine.",
+}
+
+_WORKLOAD_OPTIONS: Final[Mapping[str, str]] = {
+    "selector": "Ask for the workloads with these labels only: app=orders.",
+    "gateway": "Ask at this Gateway of the Gateway API only.",
+    "waypoint-for": "Ask at the waypoint of this Service only (ambient).",
 }
 
 
@@ -172,14 +184,31 @@ def envoy_config(file: Path, *, upstream: str, listen: str, **tls: str | None) -
     click.echo(text)
 
 
+def _workload_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which workloads ask."""
+    for name, text in reversed(tuple(_WORKLOAD_OPTIONS.items())):  # the last one added is shown first
+        command = click.option(f"--{name}", help=text)(command)
+    return command
+
+
 @main.command("istio-config")
 @click.argument("file", type=_FILE)
 @click.option("--service", default="authz.authz.svc.cluster.local", show_default=True, help="This service's host name.")
 @click.option("--namespace", default="istio-ingress", show_default=True, help="Where the protected workloads live.")
+@_workload_options
+@click.option("--hosts", "by_hosts", is_flag=True, help="For gateways: ask about the hosts of the rules only.")
 @_tls_options
-def istio_config(file: Path, *, service: str, namespace: str, **tls: str | None) -> None:
-    """Print the meshConfig extension provider and an AuthorizationPolicy that asks this service."""
-    server = _load(file).server
+def istio_config(file: Path, *, service: str, namespace: str, by_hosts: bool, **options: str | None) -> None:
+    """Print the meshConfig extension provider and an AuthorizationPolicy that asks this service.
+
+    The policy asks about every request, or with --hosts about every request for the hosts of the rules: never about
+    some paths only, since what Istio does not match is never checked.
+    """
+    workloads = _parse_workloads(namespace, {name: options.pop(name.replace("-", "_")) for name in _WORKLOAD_OPTIONS})
+    if by_hosts and workloads.service is not None:
+        raise click.UsageError("a waypoint passes every host on to its service: leave out --hosts")
+    configuration = _load(file)
+    server = configuration.server
     listener = next((its for its in server.grpc if _match_port(its) is not None), None)
     if listener is None:
         text = "`server.grpc` has unix sockets only, which a mesh's proxies cannot reach: add a `host:port`"
@@ -190,11 +219,31 @@ def istio_config(file: Path, *, service: str, namespace: str, **tls: str | None)
     text = render_istio_config(
         service=service,
         port=port,
-        namespace=namespace,
+        workloads=workloads,
         timeout_ms=server.deadline_ms + _PROXY_MARGIN_MS,
-        tls=_proxy_tls(listener, tls),
+        tls=_proxy_tls(listener, options),
+        hosts=_spell_hosts(configuration) if by_hosts else (),
     )
     click.echo(text)
+
+
+@main.command("istio-check")
+@click.argument("files", type=_MANIFESTS, nargs=-1, required=True)
+@click.option("--rules", "rules_file", type=_FILE, help="The rules file: its hosts, identity headers and limits count.")
+@click.option("--provider", default=PROVIDER, show_default=True, help="The extension provider that is this service.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def istio_check(files: tuple[Path, ...], *, rules_file: Path | None, provider: str, as_json: bool) -> None:
+    """Say what the mesh's own objects in FILES leave open around this service.
+
+    FILES are manifests, what `kubectl get -A -o yaml` prints, Helm values or a meshConfig; folders of them; `-` for
+    stdin. Exit code 0 if nothing is open and nothing fails, 1 if something is or does, 2 for what cannot be read.
+    """
+    rules = None if rules_file is None else _load(rules_file)
+    objects, problems = read_objects(files, sys.stdin.buffer)
+    findings = check_mesh(objects, provider=provider, rules=rules, rules_file=str(rules_file or ""))
+    print_mesh(findings, problems, objects=len(objects), as_json=as_json)
+    found = any(its.severity is not Severity.NOTE for its in findings)
+    sys.exit(_BAD_CONFIG if problems else _FOUND if found else 0)
 
 
 @main.command()
@@ -252,6 +301,27 @@ def _read_token(file: Path) -> str:
 def _match_port(listener: Listener) -> int | None:
     """Return the listener's port, None for a unix socket."""
     return None if listener.address.startswith("unix:") else int(listener.address.rpartition(":")[2])
+
+
+def _parse_workloads(namespace: str, options: Mapping[str, str | None]) -> Workloads:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]}: name one of them, a policy takes no two")
+    selector = options["selector"]
+    try:
+        labels = {} if selector is None else parse_labels(selector)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return Workloads(namespace=namespace, labels=labels, gateway=options["gateway"], service=options["waypoint-for"])
+
+
+def _spell_hosts(configuration: Configuration) -> tuple[str, ...]:
+    """Return the hosts to write, none where only every request leaves nothing out."""
+    try:
+        return spell_hosts(configuration.policy)
+    except ValueError as error:
+        click.echo(f"# --hosts: {error}, so the policy asks about every request")
+        return ()
 
 
 def _no_port(file: Path) -> ConfigError:

@@ -23,7 +23,7 @@ RINGS = (
     ("authz.lines",),
     ("authz.cache", "authz.observe"),
     ("authz.config", "authz.clients", "authz.watch", "authz.curl"),
-    ("authz.proxy_tls", "authz.envoy_config", "authz.istio_config"),
+    ("authz.proxy_tls", "authz.envoy_config", "authz.istio_config", "authz.mesh"),
     ("authz.gate", "authz.found"),
     ("authz.explain",),
     ("authz.report",),

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from chart_values import render_chart_readme
 
+from authz.mesh.traps import TRAPS, Trap
 from authz.model import REASONS, Reason
 from authz.reasons import REASON_TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- from the code: make docs -->\n", "<!-- end -->\n"
 
 
 def render_reasons() -> str:
@@ -31,7 +33,22 @@ def render_reasons() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"docs/reasons.md": render_reasons, "manifests/chart/README.md": render_chart_readme}
+def render_istio() -> str:
+    """Write the table of what ``istio-check`` finds into its page, the rest of which is written by hand."""
+    before, _, rest = (ROOT / "docs/istio.md").read_text().partition(BEGIN)
+    lines = ["| finding | is | what it means | instead |", "|---|---|---|---|"]
+    for trap in Trap:
+        text = TRAPS[trap]
+        meaning, remedy = (its.replace("|", "\\|") for its in (text.meaning, text.remedy))
+        lines.append(f"| `{trap}` | {text.severity} | {meaning} | {remedy} |")
+    return before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2]
+
+
+PAGES = {
+    "docs/reasons.md": render_reasons,
+    "docs/istio.md": render_istio,
+    "manifests/chart/README.md": render_chart_readme,
+}
 
 
 def main() -> None:

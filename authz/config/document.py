@@ -2,8 +2,8 @@
 
 YAML 1.2's core schema, whatever the library's own is: ``yes``, ``no``, ``on`` and ``off`` are texts, octal is ``0o17``,
 a date is a text. Refused, each with its line: a key written twice, tags, merge keys, an alias inside its own anchor,
-a zero byte in a text, nesting beyond MAX_DEPTH, more than MAX_NODES values once aliases are followed, a second
-document, and files over MAX_BYTES.
+a zero byte in a text, nesting beyond MAX_DEPTH, more than MAX_NODES values once aliases are followed. Of a rules file
+also a second document, and more than MAX_BYTES.
 """
 
 from __future__ import annotations
@@ -68,8 +68,23 @@ def parse_document(text: str, *, file: str) -> Document:
     builder = _Builder(file)
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise builder.error(0, f"larger than {MAX_BYTES} bytes: split hosts over several services")
+    found = _parse(text, builder, several=False)
+    return found[0] if found else Document(None, {})
+
+
+def parse_documents(text: str, *, file: str) -> list[Document]:
+    """Read every YAML document of a text but the empty ones, with lines of the whole text. Its size is the caller's.
+
+    Raises:
+        ConfigError: with the one problem that ended the reading.
+
+    """
+    return [document for document in _parse(text, _Builder(file), several=True) if document.value is not None]
+
+
+def _parse(text: str, builder: _Builder, *, several: bool) -> list[Document]:
     try:
-        value = builder.build(yaml.parse(text, Loader=yaml.CSafeLoader))
+        return list(builder.build(yaml.parse(text, Loader=yaml.CSafeLoader), several=several))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
@@ -81,7 +96,6 @@ def parse_document(text: str, *, file: str) -> Document:
         raise builder.error(line, "not valid yaml: a character that cannot be printed") from None
     except UnicodeEncodeError:
         raise builder.error(0, "not valid yaml: an unpaired surrogate") from None
-    return Document(value, builder.lines, tuple(builder.problems))
 
 
 def _is_indented_by_a_tab(text: str, line: int) -> bool:
@@ -104,18 +118,18 @@ class _Builder:
     def error(self, line: int, message: str) -> ConfigError:
         return ConfigError(ConfigProblem(file=self.file, line=line, message=message))
 
-    def build(self, events: Iterator[yaml.Event]) -> Any:
+    def build(self, events: Iterator[yaml.Event], *, several: bool) -> Iterator[Document]:
         self._events = events
-        value: Any = None
         documents = 0
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
-                if documents > 1:
+                if documents > 1 and not several:
                     raise self.error(_line(event), "a second yaml document: keep one, or write two files")
-                self.lines[()] = 1
-                value = self._value(self._next(), ())
-        return value
+                first = self._next()
+                self.lines, self.problems, self._anchors = {(): _line(first) if several else 1}, [], {}
+                value = self._value(first, ())
+                yield Document(value, self.lines, tuple(self.problems))
 
     def _next(self) -> yaml.Event:
         event = next(self._events)

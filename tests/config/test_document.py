@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.config.document import MAX_BYTES, MAX_DEPTH, parse_document
+from authz.config.document import MAX_BYTES, MAX_DEPTH, parse_document, parse_documents
 from authz.model import ConfigError
 
 
@@ -76,3 +76,19 @@ def test_lines_are_those_of_the_keys() -> None:
 def test_only_config_errors_escape(text: str) -> None:
     with contextlib.suppress(ConfigError):
         value_of(text)
+
+
+def test_several_documents_have_the_lines_of_the_whole_text() -> None:
+    """Also the problems; an empty document is none."""
+    text = "# first\na: 1\n---\n---\n# second\nb:\n  - c\nb: 2\n...\n---\n- d\n"
+    first, second, third = parse_documents(text, file="f")
+    assert (first.value, first.line(()), first.line(("a",))) == ({"a": 1}, 2, 2)
+    assert (second.value, second.line(("b",)), second.problems[0].line) == ({"b": 2}, 6, 8)
+    assert (third.value, third.line((0,)), third.problems) == (["d"], 11, ())
+    assert parse_documents("---\n---\n", file="f") == []
+
+
+def test_an_anchor_ends_with_its_document() -> None:
+    assert parse_documents("a: &x 1\nb: *x\n", file="f")[0].value == {"a": 1, "b": 1}
+    with pytest.raises(ConfigError, match="f:3: an alias has no anchor before it"):
+        parse_documents("a: &x 1\n---\nb: *x\n", file="f")

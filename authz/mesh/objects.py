@@ -1,0 +1,200 @@
+"""Read a mesh's objects: manifests, what ``kubectl get -o yaml`` prints, Helm values, a bare meshConfig.
+
+What istiod or Kubernetes would refuse as malformed reads as absent here, unless a trap is named for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from authz.config.document import Document, Loc, parse_documents
+from authz.model import ConfigError, ConfigProblem
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""Of one file: all the objects of a large mesh."""
+
+MESH_CONFIG: Final = "MeshConfig"
+VALUES: Final = "Values"
+STDIN: Final = Path("-")
+
+_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+_BARE_KEYS: Final = frozenset({"extensionProviders", "pathNormalization", "defaultConfig", "rootNamespace"})
+_BLOCK: Final = re.compile(r"\|[-+0-9]*\s*(?:#.*)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshObject:
+    """One object, and where each of its values stands.
+
+    A meshConfig is an object of its own, of kind ``MeshConfig``, wherever it stands; Helm values are ``Values``.
+    """
+
+    kind: str
+    group: str = ""
+    namespace: str = ""
+    name: str = ""
+    body: Mapping[str, Any]
+    file: str
+    document: Document
+    loc: Loc = ()
+    first_line: int = 1
+
+    def line(self, *path: str | int) -> int:
+        """Return the line of a value, or of the nearest one around it that is there."""
+        return self.first_line - 1 + self.document.line((*self.loc, *path))
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """What the object says."""
+        return as_mapping(self.body.get("spec"))
+
+    def __str__(self) -> str:
+        """Render as people name it."""
+        return " ".join(part for part in (self.kind, "/".join(filter(None, (self.namespace, self.name)))) if part)
+
+
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """Return a mapping, an empty one for what is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_items(value: object) -> list[Any]:
+    """Return a list, an empty one for what is none."""
+    return value if isinstance(value, list) else []
+
+
+def as_texts(value: object) -> tuple[str, ...]:
+    """Return the texts and numbers of a list."""
+    return tuple(str(item) for item in as_items(value) if isinstance(item, str | int) and not isinstance(item, bool))
+
+
+def as_text(value: object) -> str:
+    """Return a text, an empty one for what is none."""
+    return value if isinstance(value, str) else ""
+
+
+def read_objects(paths: Iterable[Path], stdin: BinaryIO) -> tuple[list[MeshObject], list[ConfigProblem]]:
+    """Read all files, and those of folders; ``-`` is standard input. Also return what could not be read, and why."""
+    objects: list[MeshObject] = []
+    problems: list[ConfigProblem] = []
+    for path in paths:
+        known = len(objects) + len(problems)
+        for file in _list_files(path) if path.is_dir() else [path]:
+            try:
+                for document, lines in _read_file(file, stdin):
+                    problems += document.problems
+                    objects += _expand(document, (), str(file), lines)
+            except ConfigError as error:
+                problems += error.problems
+        if known == len(objects) + len(problems):
+            text = "holds no object: give Kubernetes manifests, Helm values or a meshConfig"
+            problems.append(ConfigProblem(file=str(path), message=text))
+    return objects, problems
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+
+
+def _read_file(file: Path, stdin: BinaryIO) -> list[tuple[Document, list[str]]]:
+    try:
+        if file == STDIN:
+            raw = stdin.read(MAX_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                raw = opened.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8").removeprefix("\ufeff")
+    except OSError as error:
+        raise _problem(file, f"cannot be read: {(error.strerror or 'unreadable').lower()}") from None
+    except UnicodeDecodeError as error:
+        raise _problem(file, "not utf-8: save it as utf-8", raw.count(b"\n", 0, error.start) + 1) from None
+    if len(raw) > MAX_BYTES:
+        raise _problem(file, f"larger than {MAX_BYTES} bytes: give several files")
+    lines = text.split("\n")
+    return [(document, lines) for document in parse_documents(text, file=str(file))]
+
+
+def _problem(file: Path, message: str, line: int = 0) -> ConfigError:
+    return ConfigError(ConfigProblem(file=str(file), line=line, message=message))
+
+
+def _expand(document: Document, loc: Loc, file: str, lines: list[str]) -> Iterator[MeshObject]:
+    """Yield the objects of a document, or of one item of a list."""
+    value: Any = document.value
+    for step in loc:
+        value = value[step]
+    body = as_mapping(value)
+    kind = as_text(body.get("kind"))
+    if kind.endswith("List"):
+        for number in range(len(as_items(body.get("items")))):
+            yield from _expand(document, (*loc, "items", number), file, lines)
+        return
+    if not kind:
+        yield from _expand_values(document, loc, file, body)
+        return
+    metadata = as_mapping(body.get("metadata"))
+    its = MeshObject(
+        kind=kind,
+        group=as_text(body.get("apiVersion")).partition("/")[0],
+        namespace="" if kind == "Namespace" else as_text(metadata.get("namespace")) or "default",
+        name=as_text(metadata.get("name")),
+        body=body,
+        file=file,
+        document=document,
+        loc=loc,
+    )
+    yield its
+    yield from _expand_mesh(its, lines)
+
+
+def _expand_values(document: Document, loc: Loc, file: str, body: Mapping[str, Any]) -> Iterator[MeshObject]:
+    if isinstance(body.get("meshConfig"), dict):
+        yield MeshObject(kind=VALUES, body=body, file=file, document=document, loc=loc)
+        mesh_loc: Loc = (*loc, "meshConfig")
+        yield MeshObject(kind=MESH_CONFIG, body=body["meshConfig"], file=file, document=document, loc=mesh_loc)
+    elif _BARE_KEYS.intersection(body):
+        yield MeshObject(kind=MESH_CONFIG, body=body, file=file, document=document, loc=loc)
+
+
+def _expand_mesh(its: MeshObject, lines: list[str]) -> Iterator[MeshObject]:
+    """Yield the meshConfig that an object holds."""
+    path: Loc = ("data", "mesh")
+    if (
+        its.kind == "ConfigMap"
+        and its.name.split("-")[0] == "istio"
+        and as_text(as_mapping(its.body.get("data")).get("mesh"))
+    ):
+        yield from _parse_mesh(its, lines)
+        return
+    if its.kind == "IstioOperator":
+        path = ("spec", "meshConfig")
+    elif its.kind == "Istio":
+        path = ("spec", "values", "meshConfig")
+    else:
+        return
+    body: Any = its.body
+    for step in path:
+        body = as_mapping(body).get(str(step))
+    if isinstance(body, dict):
+        loc = (*its.loc, *path)
+        yield MeshObject(kind=MESH_CONFIG, body=body, file=its.file, document=its.document, loc=loc)
+
+
+def _parse_mesh(its: MeshObject, lines: list[str]) -> Iterator[MeshObject]:
+    """Read the text in a ConfigMap, whose own lines count where it stands as a block."""
+    at = its.line("data", "mesh")
+    is_block = _BLOCK.search(lines[at - 1].rstrip("\r")) is not None
+    try:
+        documents = parse_documents(its.body["data"]["mesh"], file=its.file)
+    except ConfigError as error:
+        line = at + error.problems[0].line if is_block else at
+        raise ConfigError(ConfigProblem(file=its.file, line=line, message=error.problems[0].message)) from None
+    for document in documents:
+        known = document if is_block else Document(document.value, {(): 1})
+        first = at + 1 if is_block else at
+        body = as_mapping(document.value)
+        yield MeshObject(kind=MESH_CONFIG, body=body, file=its.file, document=known, first_line=first)

@@ -1,0 +1,157 @@
+"""What all checks look at: the mesh, what follows from it, and the rules file where one was named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from authz.config import Configuration
+from authz.core.policy import Keep, Policy
+from authz.mesh.facts import (
+    Extension,
+    Mesh,
+    Scope,
+    Workload,
+    find_extensions,
+    find_workloads,
+    read_proxy_scope,
+    read_scope,
+)
+from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text, as_texts
+from authz.mesh.policies import CustomPolicy, Way, find_policies
+from authz.mesh.traps import MeshFinding, Trap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The mesh and what follows from it. ``ours`` names the provider that is this service, as far as can be told.
+
+    ``rules`` None means that no rules file was named; ``rules_file`` is then empty.
+    """
+
+    mesh: Mesh
+    extensions: tuple[Extension, ...]
+    policies: tuple[CustomPolicy, ...]
+    workloads: tuple[Workload, ...]
+    ours: str
+    rules: Configuration | None = None
+    rules_file: str = ""
+
+    def extension(self, name: str) -> Extension | None:
+        """Return the ext_authz provider of a name."""
+        return next((its for its in self.extensions if its.name == name), None)
+
+    def around(self, policy: CustomPolicy) -> Iterator[CustomPolicy]:
+        """Yield the policies of the same provider that hold on every workload of this one, and itself."""
+        for other in self.policies:
+            if other is policy or (other.provider == policy.provider and other.scope.covers(policy.scope)):
+                yield other
+
+    def narrow_ways(self, policy: CustomPolicy) -> list[Way]:
+        """Return the ways of a policy that leave something out, but for those that another one outdoes."""
+        known = [way for other in self.around(policy) for way in other.ways]
+        return [way for way in policy.ways if way.narrowed and not any(its.outdoes(way) for its in known)]
+
+    def selected(self, scope: Scope) -> list[Workload]:
+        """Return the given workloads that an object applies to."""
+        return [its for its in self.workloads if scope.selects(its.its.namespace, its.labels)]
+
+    @property
+    def identity_headers(self) -> tuple[str, ...] | None:
+        """The identity headers of the rules file, None where none was named."""
+        if self.rules is None:
+            return None
+        templates = (its for rule in self.rules.policy.rules for its in rule.outfit.identity.templates)
+        return tuple(sorted({name for name, _ in templates}))
+
+
+def make_survey(
+    objects: tuple[MeshObject, ...], *, provider: str, rules: Configuration | None, rules_file: str
+) -> Survey:
+    """Work out what follows from the objects.
+
+    Without a provider of that name the only ext_authz provider counts as ours.
+    """
+    mesh = Mesh(objects=objects)
+    extensions = find_extensions(mesh)
+    names = {its.name for its in extensions}
+    return Survey(
+        mesh=mesh,
+        extensions=extensions,
+        policies=find_policies(mesh),
+        workloads=tuple(find_workloads(mesh)),
+        ours=next(iter(names)) if len(names) == 1 and provider not in names else provider,
+        rules=rules,
+        rules_file=rules_file,
+    )
+
+
+def report(trap: Trap, its: MeshObject | Extension, path: tuple[str | int, ...], text: str) -> MeshFinding:
+    """Return a finding in an object; ``path`` leads to where it stands there."""
+    file = its.file if isinstance(its, MeshObject) else its.mesh_config.file
+    return MeshFinding(trap=trap, place=str(its), file=file, line=its.line(*path), text=text)
+
+
+def touches_authorization(policy: Policy) -> bool:
+    """Say whether some rule that takes tokens removes or replaces `authorization`."""
+    taking = [rule for rule in policy.rules if rule.branches]
+    return any(rule.outfit.authorization not in (Keep.PROVED, Keep.ALWAYS) for rule in taking)
+
+
+def find_early_removals(mesh: Mesh, scope: Scope) -> frozenset[str]:
+    """Return the headers that EnvoyFilters of all these workloads remove before all filters."""
+    return frozenset(
+        name.lower()
+        for its in mesh.of("EnvoyFilter")
+        if read_proxy_scope(its, mesh).covers(scope)
+        for extension in find_keys(its.body, "early_header_mutation_extensions", "earlyHeaderMutationExtensions")
+        for name in find_keys(extension, "remove")
+        if isinstance(name, str)
+    )
+
+
+def find_refused_headers(mesh: Mesh, scope: Scope, paths: tuple[str, ...]) -> frozenset[str]:
+    """Return the headers with which DENY policies refuse every request for these paths on these workloads."""
+    found: dict[str, set[str]] = {path: set() for path in paths}
+    for its in mesh.of("AuthorizationPolicy"):
+        if its.spec.get("action") != "DENY" or not read_scope(its, mesh).covers(scope):
+            continue
+        for rule in map(as_mapping, as_items(its.spec.get("rules"))):
+            header = _refused_header(rule)
+            operations = [as_mapping(as_mapping(to).get("operation")) for to in as_items(rule.get("to"))]
+            for path, names in found.items():
+                plain = not operations or any(
+                    {*its} == {"paths"} and path in as_texts(its["paths"]) for its in operations
+                )
+                if header and plain:
+                    names.add(header)
+    return frozenset[str]().union(*found.values()).intersection(*found.values())
+
+
+def _refused_header(rule: Mapping[str, Any]) -> str:
+    """Return the header that a rule of a DENY policy refuses whatever its value, an empty text if it asks for more."""
+    whens = [as_mapping(item) for item in as_items(rule.get("when"))]
+    if rule.get("from") or len(whens) != 1 or "*" not in as_texts(whens[0].get("values")):
+        return ""
+    name = as_text(whens[0].get("key")).removeprefix("request.headers[")
+    return name.removesuffix("]").lower() if name.endswith("]") else ""
+
+
+def find_keys(value: object, *names: str) -> Iterator[Any]:
+    """Yield the values of all keys with one of these names, at any depth, outermost first."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in names:
+                yield item
+            else:
+                yield from find_keys(item, *names)
+    elif isinstance(value, list):
+        for item in value:
+            yield from find_keys(item, *names)
+
+
+def labels_of(its: MeshObject | None) -> dict[str, str]:
+    """Return an object's own labels."""
+    metadata = as_mapping(its.body.get("metadata")) if its is not None else {}
+    return {str(key): str(value) for key, value in as_mapping(metadata.get("labels")).items()}
