@@ -56,6 +56,10 @@ class Cluster:
             known[name] = made = self._complete(given, before)
             self._tell(resource, "ADDED" if before is None else "MODIFIED", made)
 
+    def get(self, its: Object) -> Object | None:
+        """Return the object of this kind and name as it is now, None if there is none."""
+        return self._objects.get(_resource(its), {}).get(_name(its))
+
     def remove(self, *objects: Object) -> None:
         """Take objects away; what is not there is no error."""
         for given in objects:

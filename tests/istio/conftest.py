@@ -10,6 +10,7 @@ import pytest
 from authz.demo.proxy import MissingEnvoyError, find_envoy
 from authz.demo.service import choose_door
 from tests.istio.mesh import Mesh, started
+from tests.manifests.render import build
 from tests.parts import lacking
 
 SERVER = """
@@ -34,7 +35,7 @@ def require_envoy() -> None:
 def mesh() -> Iterator[Mesh]:
     require_envoy()
     rules = Path(__file__).with_name("rules.yaml").read_text()
-    with started(rules + SERVER.format(door=choose_door())) as running:
+    with started(rules + SERVER.format(door=choose_door()), build("base")) as running:
         yield running
         # What a proxy would not take, istiod only logs.
         assert "ACK ERROR" not in (running.folder / "istiod.log").read_text()

@@ -64,7 +64,6 @@ _ISTIOD: Final = {
 
 _GATEWAY: Final = {"istio": "ingressgateway", "gateway.networking.k8s.io/gateway-name": "public"}
 _AUTHZ: Final = {"app.kubernetes.io/name": "authz"}
-_GRPC_PORT: Final = {"name": "grpc-authz", "port": 9001, "targetPort": "grpc-authz", "appProtocol": "grpc"}
 _CALLS: Final = re.compile(
     r"outbound\|9001\|\|[a-z0-9-]+\.([a-z0-9-]+)\.svc\.cluster\.local;?\.upstream_rq_total: ([0-9]+)"
 )
@@ -75,8 +74,14 @@ T = TypeVar("T")
 class Mesh:
     """Everything started. The methods without ``async`` are for the test's thread."""
 
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, workload: tuple[str, str]) -> None:
-        """``workload`` is the name and the namespace of the application behind the gateway."""
+    def __init__(
+        self, folder: Path, loop: asyncio.AbstractEventLoop, workload: tuple[str, str], manifests: str
+    ) -> None:
+        """``workload`` is the name and the namespace of the application behind the gateway.
+
+        ``manifests`` set the authorizer up, as rendered.
+        """
+        self.manifests = [its for its in yaml.safe_load_all(manifests) if its]
         self.folder = folder
         self.name, self.namespace = workload
         self.cluster = Cluster()
@@ -110,6 +115,18 @@ class Mesh:
             yield
         finally:
             self.call(self._change(remove=objects))
+
+    @contextlib.contextmanager
+    def planted(self, *objects: Object) -> Iterator[None]:
+        """Apply objects for a while in place of those of the same name; what was there comes back."""
+        before = [its for its in map(self.cluster.get, objects) if its is not None]
+        self.call(self._change(put=objects))
+        try:
+            yield
+        finally:
+            names = {(its["kind"], its["metadata"]["name"]) for its in before}
+            new = tuple(its for its in objects if (its["kind"], its["metadata"]["name"]) not in names)
+            self.call(self._change(put=tuple(before), remove=new))
 
     @contextlib.contextmanager
     def configured(self, mesh: Object) -> Iterator[None]:
@@ -189,9 +206,15 @@ class Mesh:
 
     def second_service(self) -> list[Object]:
         """Return a second authorizer in a namespace of its own, which the same pod plays."""
-        authz = service("authz", "authz-partners", _AUTHZ, [_GRPC_PORT])
-        pod = run_pod(deployment("authz", "authz", _AUTHZ, {"grpc-authz": 9001}, "authz"), self.authz)
-        return [give_address(authz, 20), expose(authz, pod)]
+        authz = self.manifest("Service")
+        authz = {**authz, "metadata": {**authz["metadata"], "namespace": "authz-partners"}}
+        return [give_address(authz, 20), expose(authz, run_pod(self.manifest("Deployment"), self.authz))]
+
+    def manifest(self, kind: str) -> Object:
+        """Return the one object of its kind among the authorizer's manifests."""
+        found: list[Object] = [its for its in self.manifests if its["kind"] == kind]
+        assert len(found) == 1, kind
+        return found[0]
 
     def routed_by_gateway_api(self) -> contextlib.AbstractContextManager[None]:
         """Have the gateway's routes from objects of the Gateway API."""
@@ -278,13 +301,13 @@ def _generation_of(listener: Object) -> str | None:
 
 
 @contextlib.contextmanager
-def started(rules: str, workload: tuple[str, str] = ("orders", "shop")) -> Iterator[Mesh]:
+def started(rules: str, manifests: str, workload: tuple[str, str] = ("orders", "shop")) -> Iterator[Mesh]:
     """Start a mesh whose authorizer has these rules, in a thread, and end it."""
     istiod = find_tool("pilot-discovery")
     ready, failed, stop = threading.Event(), [], asyncio.Event()
     with tempfile.TemporaryDirectory(prefix="mesh-") as name, asyncio.Runner() as runner:
         loop = runner.get_loop()
-        mesh = Mesh(Path(name), loop, workload)
+        mesh = Mesh(Path(name), loop, workload, manifests)
 
         async def main() -> None:
             try:
@@ -340,7 +363,8 @@ async def _running(mesh: Mesh, istiod: Path, rules: str) -> AsyncIterator[None]:
         app = (mesh.name, mesh.namespace)
         await _start_proxy(mesh, parts, "gateway", ("istio-ingressgateway", "istio-ingress"), mesh.gateway, _GATEWAY)
         await _start_proxy(mesh, parts, "app", app, mesh.app, {"app": mesh.name})
-        await _start_proxy(mesh, parts, "authz", ("authz", "authz"), mesh.authz, _AUTHZ)
+        labels = mesh.manifest("Deployment")["spec"]["template"]["metadata"]["labels"]
+        await _start_proxy(mesh, parts, "authz", ("authz", "authz"), mesh.authz, labels)
         await mesh.settle()
         yield
 
@@ -430,12 +454,12 @@ def _world(mesh: Mesh) -> list[Object]:
     http = {"name": "http", "port": 80, "targetPort": "http"}
     tcp = {"name": "tcp", "port": 5432, "targetPort": "tcp"}
     gateway = deployment("istio-ingressgateway", "istio-ingress", _GATEWAY, {"http": 8080}, "istio-ingressgateway")
-    authz = deployment("authz", "authz", _AUTHZ, {"grpc-authz": 9001, "http-metrics": 9002}, "authz")
+    authz = mesh.manifest("Deployment")
     pods = [run_pod(gateway, mesh.gateway), mesh.pod_of_app(), run_pod(authz, mesh.authz)]
     services = [
         service("istio-ingressgateway", "istio-ingress", {"istio": "ingressgateway"}, [http]),
         service(mesh.name, mesh.namespace, {"app": mesh.name}, [http, tcp]),
-        service("authz", "authz", _AUTHZ, [_GRPC_PORT]),
+        mesh.manifest("Service"),
     ]
     strict = istio_object(
         "security.istio.io/v1", "PeerAuthentication", "strict", mesh.namespace, {"mtls": {"mode": "STRICT"}}
@@ -449,6 +473,7 @@ def _world(mesh: Mesh) -> list[Object]:
         *pods,
         *(expose(its, pod) for its, pod in zip(services, pods, strict=True)),
         *_routes(mesh),
+        *(its for its in mesh.manifests if its["kind"] in {"Namespace", "ServiceAccount", "ConfigMap"}),
         strict,
         *load("authorizer/callers.yaml"),
         *load("authorizer/destination-rule.yaml"),

@@ -11,6 +11,7 @@ from tests.istio.conftest import SERVER, require_envoy
 from tests.istio.mesh import GATEWAY, ROOT, Mesh, load, started
 from tests.istio.talk import call_over_tls
 from tests.istio.workloads import expose, give_address, run_pod, service
+from tests.manifests.render import build, template
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]
 
@@ -30,7 +31,7 @@ def _rules(name: str) -> str:
 @pytest.fixture(scope="module")
 def echoserver() -> Iterator[Mesh]:
     require_envoy()
-    with started(_rules("echoserver"), ("echoserver", "echoserver")) as mesh:
+    with started(_rules("echoserver"), template(), ("echoserver", "echoserver")) as mesh:
         app = {its["kind"]: its for its in load("echoserver/app.yaml")}
         pod = run_pod(app["Deployment"], mesh.app)
         objects = [
@@ -71,7 +72,7 @@ def test_the_gateway_serves_no_other_host_and_the_workload_no_other_caller(echos
 @pytest.fixture(scope="module")
 def observability() -> Iterator[Mesh]:
     require_envoy()
-    with started(_rules("observability"), ("grafana", "monitoring")) as mesh:
+    with started(_rules("observability"), build("overlays/production"), ("grafana", "monitoring")) as mesh:
         labels = {"app": "grafana"}
         services = [
             service("grafana", "monitoring", labels, [{"name": "http", "port": 80, "targetPort": 8080}]),

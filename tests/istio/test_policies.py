@@ -74,7 +74,13 @@ def test_a_gateway_of_the_gateway_api_asks(mesh: Mesh) -> None:
 
 def test_a_host_is_the_same_with_a_port_and_in_capitals(mesh: Mesh) -> None:
     with mesh.applied(*load("policies/gateway-hosts.yaml")):
-        for host in ("shop.example.com", "shop.example.com:80", "SHOP.example.com"):
+        for host in (
+            "shop.example.com",
+            "shop.example.com:80",
+            "SHOP.example.com",
+            "shop.example.com.",
+            "shop.example.com.:80",
+        ):
             before = mesh.count()
             assert mesh.get("/orders/7", host=host).status_code == 401, host
             assert mesh.count() == before + 1, host
