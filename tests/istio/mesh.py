@@ -326,9 +326,9 @@ def started(rules: str, manifests: str, workload: tuple[str, str] = ("orders", "
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        if not ready.wait(START_S) or failed:
-            raise RuntimeError(f"the mesh did not start: {failed}")
         try:
+            if not ready.wait(START_S) or failed:
+                raise RuntimeError(f"the mesh did not start: {failed}")
             yield mesh
         finally:
             loop.call_soon_threadsafe(stop.set)

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from authz.cli import main
 from authz.config import load as load_rules
+from authz.demo.proxy import find_envoy
 from tests.gotools import find_tool
 from tests.istio.mesh import ROOT, load
+from tests.manifests.conform import check_objects
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]
 
@@ -61,6 +65,33 @@ def test_istio_takes_the_file(name: str) -> None:
     done = istioctl("validate", "--filename", str(FOLDER / name))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", [its for its in OBJECTS if "operator" not in its] + ["without-istio/envoy-gateway.yaml"]
+)
+def test_an_api_server_takes_the_file(name: str) -> None:
+    assert check_objects((FOLDER / name).read_text()) == []
+
+
+def test_an_api_server_refuses_a_misspelt_key() -> None:
+    for name, right, wrong in (
+        ("policies/gateway.yaml", "provider:", "providers:"),
+        ("without-istio/envoy-gateway.yaml", "failOpen:", "failopen:"),
+    ):
+        text = (FOLDER / name).read_text()
+        assert text.count(right) == 1
+        assert len(check_objects(text.replace(right, wrong))) == 1
+
+
+def test_envoy_takes_the_plain_configuration_which_is_what_the_command_prints(tmp_path: Path) -> None:
+    file = FOLDER / "without-istio" / "envoy.yaml"
+    printed = CliRunner().invoke(main, ["envoy-config", str(ROOT / "examples" / "quickstart.yaml")])
+    assert file.read_text() == printed.output
+    done = subprocess.run(
+        [find_envoy(), "--mode", "validate", "--config-path", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_istio_refuses_what_is_wrong(tmp_path: Path) -> None:
