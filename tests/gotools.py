@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,15 @@ MODULES: Final = {
     "pilot-discovery": f"istio.io/istio/pilot/cmd/pilot-discovery@{ISTIO}",
     "istioctl": f"istio.io/istio/istioctl/cmd/istioctl@{ISTIO}",
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
-    "helm-docs": "github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
     "kube-score": "github.com/zegl/kube-score/cmd/kube-score@v1.20.0",
     "kustomize": "sigs.k8s.io/kustomize/kustomize/v5@v5.8.1",
 }
 BUILD_BUDGET_S: Final = 1_200
+GO: Final = (1, 26)
+
+_failed: Final[dict[str, str]] = {}
+"""Why a program could not be built in this run: nobody tries again."""
 
 
 def find_tool(name: str) -> Path:
@@ -37,14 +41,27 @@ def find_tool(name: str) -> Path:
     if program.is_file():
         return program
     go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
-    if go is None:
-        lacking(name, "it is built by Go 1.26 or later: https://go.dev/dl, or `apt-get install golang`")
+    if go is None or read_go_version(go) < GO:
+        lacking(name, f"it is built by Go {GO[0]}.{GO[1]} or later: https://go.dev/dl")
+    if name in _failed:
+        lacking(name, _failed[name])
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.is_file():  # another run may have built it while this one waited
-            _build(go, MODULES[name], program)
+            try:
+                _build(go, MODULES[name], program)
+            except RuntimeError as error:
+                _failed[name] = str(error)
+                lacking(name, _failed[name])
     return program
+
+
+def read_go_version(go: str) -> tuple[int, int]:
+    """Return the version as far as it matters, 0.0 for what has none."""
+    said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, timeout=60, check=False).stdout
+    found = re.match(r"go([0-9]+)\.([0-9]+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _build(go: str, module: str, program: Path) -> None:
@@ -55,14 +72,16 @@ def _build(go: str, module: str, program: Path) -> None:
         with log.open("wb") as output:
             child = subprocess.Popen([go, "install", module], stdout=output, stderr=output, env=environment)
             started = time.monotonic()
-            while child.poll() is None and (elapsed_s := time.monotonic() - started) < BUILD_BUDGET_S:
-                try:
-                    child.wait(timeout=15)
-                except subprocess.TimeoutExpired:
-                    sys.stderr.write(f"{program.name}: go is at work ({elapsed_s + 15:.0f} s)\n")
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+            try:
+                while child.poll() is None and (elapsed_s := time.monotonic() - started) < BUILD_BUDGET_S:
+                    try:
+                        child.wait(timeout=15)
+                    except subprocess.TimeoutExpired:
+                        sys.stderr.write(f"{program.name}: go is at work ({elapsed_s + 15:.0f} s)\n")
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
         if child.returncode != 0:
             raise RuntimeError(f"{module} could not be built:\n{log.read_text(errors='replace')[-4000:]}")
         program.parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from authz.core.hosts import HostKind
-from authz.mesh.facts import GATEWAY_API, GATEWAY_LABELS, read_normalization
+from authz.mesh.facts import GATEWAY_API, read_normalization
 from authz.mesh.objects import as_text
 from authz.mesh.policies import CustomPolicy, Way, asks_about_any, matches_host
 from authz.mesh.survey import Survey, find_early_removals, find_refused_headers, report
@@ -106,8 +106,8 @@ def _check_hosts(survey: Survey, policy: CustomPolicy, way: Way) -> Iterator[Mes
         text = f"`{name}: [{', '.join(way.lists[name])}]` holds at {where}"
         yield report(Trap.HOST_CHOSEN_BY_CLIENT, policy.its, (*way.loc, name), text)
         return
-    if not (policy.scope.targets or _has_gateway_labels(policy) or survey.selected(policy.scope)):
-        text = f"the workloads that {policy} selects: whether they are gateways, which route by host"
+    if not _is_told(survey, policy):
+        text = f"what {policy} holds for: whether it is a gateway, which routes by host"
         yield report(Trap.NOT_GIVEN, policy.its, (*way.loc, name), text)
     known = [its for other in survey.around(policy) for its in other.ways if "hosts" in its.lists]
     missing = [
@@ -134,17 +134,22 @@ def _other_spellings(pattern: str) -> list[str]:
 def _find_no_gateway(survey: Survey, policy: CustomPolicy) -> str:
     """Return what a policy surely applies to that is no gateway, or an empty text."""
     for kind, name in sorted(policy.scope.targets):
-        target = survey.mesh.named(kind, policy.scope.namespace, name)
+        target = survey.mesh.named("Gateway", policy.scope.namespace, name, GATEWAY_API) if kind == "Gateway" else None
         waypoint = target is not None and as_text(target.spec.get("gatewayClassName")) == "istio-waypoint"
-        if kind in ("Service", "ServiceEntry") or (waypoint and target is not None and target.group == GATEWAY_API):
+        if waypoint or kind in ("Service", "ServiceEntry"):
             return f"the waypoint of {kind} {name}"
-    if _has_gateway_labels(policy):
+    if policy.scope.is_gateways:
         return ""
     return next((str(its.its) for its in survey.selected(policy.scope) if not its.gateway and its.injected), "")
 
 
-def _has_gateway_labels(policy: CustomPolicy) -> bool:
-    return any(key in GATEWAY_LABELS for key, _ in policy.scope.labels)
+def _is_told(survey: Survey, policy: CustomPolicy) -> bool:
+    """Say whether the objects that tell a gateway from other workloads were given."""
+    targets = policy.scope.targets
+    if targets:
+        where = policy.scope.namespace
+        return all(kind != "Gateway" or survey.mesh.named(kind, where, its, GATEWAY_API) for kind, its in targets)
+    return policy.scope.is_gateways or bool(survey.selected(policy.scope))
 
 
 def _check_identity(survey: Survey, policy: CustomPolicy, ways: list[Way]) -> Iterator[MeshFinding]:

@@ -7,33 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-from authz.mesh.facts import GATEWAY_LABELS, Extension, Scope, parse_duration_s, read_proxy_scope
+from authz.config import Configuration
+from authz.mesh.facts import Extension, Scope, parse_duration_s, read_proxy_scope
 from authz.mesh.objects import MESH_CONFIG, MeshObject, as_items, as_mapping, as_text, as_texts
 from authz.mesh.survey import Survey, find_keys, report
 from authz.mesh.traps import MeshFinding, Trap
+from authz.pb.envoy.type.v3.http_status_pb2 import StatusCode
 
-STATUSES: Final = frozenset(
-    {
-        0,
-        100,
-        *range(200, 209),
-        226,
-        *range(300, 306),
-        307,
-        308,
-        *range(400, 418),
-        421,
-        422,
-        423,
-        424,
-        426,
-        428,
-        429,
-        431,
-    }
-    | {*range(500, 509), 510, 511}
-)
-"""What Envoy's ``StatusCode`` knows."""
+STATUSES: Final = frozenset(StatusCode.values())
+"""What Envoy knows as a status."""
 
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _GRPC: Final = frozenset({"grpc", "http2", "kubernetes.io/h2c"})
@@ -49,7 +31,7 @@ def check_extensions(survey: Survey) -> Iterator[MeshFinding]:
         if not extension.grpc:
             yield report(Trap.HTTP_PROVIDER, extension, (), "it is of type `envoyExtAuthzHttp`")
         if survey.rules is not None and extension.name == survey.ours:
-            yield from _check_limits(survey, extension)
+            yield from _check_limits(survey.rules, extension)
         service = find_service(survey, extension)
         if service is not None:
             yield from _check_service(survey, extension, service)
@@ -96,10 +78,8 @@ def _check_outage(extension: Extension) -> Iterator[MeshFinding]:
         yield report(Trap.FAIL_OPEN, extension, ("failOpen",), "`failOpen: true`")
 
 
-def _check_limits(survey: Survey, extension: Extension) -> Iterator[MeshFinding]:
-    if survey.rules is None:
-        return
-    server = survey.rules.server
+def _check_limits(rules: Configuration, extension: Extension) -> Iterator[MeshFinding]:
+    server = rules.server
     timeout_s = parse_duration_s(extension.settings.get("timeout"))
     if timeout_s is not None and timeout_s * 1_000 < server.deadline_ms:
         text = f"`timeout` is {timeout_s:g} s, `server.deadline_ms` is {server.deadline_ms}"
@@ -162,7 +142,7 @@ def _check_sidecars(survey: Survey, extension: Extension) -> Iterator[MeshFindin
     """Find Sidecars that hide the provider from workloads which a policy of it selects. Gateways have none."""
     told: set[tuple[str, str]] = set()
     for policy in survey.policies:
-        if policy.provider != extension.name or policy.scope.targets or _is_gateways(policy.scope):
+        if policy.provider != extension.name or policy.scope.targets or policy.scope.is_gateways:
             continue
         for sidecar in _sidecars_of(survey, policy.scope):
             name = (sidecar.namespace, sidecar.name)
@@ -179,10 +159,6 @@ def _sidecars_of(survey: Survey, scope: Scope) -> list[MeshObject]:
     exact = [its for its, own in meeting if own.labels and own.covers(scope)]
     near = [its for its, own in meeting if scope.everywhere or own.namespace == scope.namespace]
     return exact or near or [its for its, _ in meeting]
-
-
-def _is_gateways(scope: Scope) -> bool:
-    return any(key in GATEWAY_LABELS for key, _ in scope.labels)
 
 
 def _reaches(sidecar: MeshObject, extension: Extension) -> bool:

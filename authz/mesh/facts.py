@@ -14,7 +14,7 @@ MANY_PROVIDERS: Final = "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS"
 GATEWAY_API: Final = "gateway.networking.k8s.io"
 NETWORKING: Final = "networking.istio.io"
 GATEWAY_LABELS: Final = frozenset({"istio", f"{GATEWAY_API}/gateway-name"})
-"""What the pods of gateways have and no others."""
+"""By what the pods of ingress and egress gateways are selected."""
 
 _WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Pod"})
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(ns|us|µs|ms|s|m|h)")
@@ -34,9 +34,9 @@ class Mesh:
         """Return the objects of a kind, in the order of the files."""
         return [its for its in self.objects if its.kind == kind and group in (None, its.group)]
 
-    def named(self, kind: str, namespace: str, name: str) -> MeshObject | None:
+    def named(self, kind: str, namespace: str, name: str, group: str | None = None) -> MeshObject | None:
         """Return one object by its name."""
-        return next((its for its in self.of(kind) if (its.namespace, its.name) == (namespace, name)), None)
+        return next((its for its in self.of(kind, group) if (its.namespace, its.name) == (namespace, name)), None)
 
     @property
     def root_namespace(self) -> str:
@@ -91,6 +91,11 @@ class Scope:
     everywhere: bool
     labels: frozenset[tuple[str, str]] = frozenset()
     targets: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def is_gateways(self) -> bool:
+        """Whether its labels are those of ingress or egress gateways."""
+        return any(key in GATEWAY_LABELS for key, _ in self.labels)
 
     def covers(self, other: Scope) -> bool:
         """Say whether every workload of the other is surely one of these."""

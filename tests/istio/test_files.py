@@ -13,7 +13,7 @@ from authz.cli import main
 from authz.config import load as load_rules
 from authz.demo.proxy import find_envoy
 from tests.gotools import find_tool
-from tests.istio.mesh import ROOT, load
+from tests.istio.files import ROOT, load
 from tests.manifests.conform import check_objects
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]

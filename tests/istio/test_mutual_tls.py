@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from tests.istio.certificates import Trust
-from tests.istio.mesh import GATEWAY, Mesh, load
+from tests.istio.files import load
+from tests.istio.mesh import GATEWAY, Mesh
 from tests.istio.talk import ask_authorizer, call_over_tls
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]

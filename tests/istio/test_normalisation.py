@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.istio.cluster import Object
-from tests.istio.mesh import Mesh, load
+from tests.istio.files import load
+from tests.istio.mesh import Mesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.istio.cluster import Object
-from tests.istio.mesh import GATEWAY, Mesh, load
+from tests.istio.files import load
+from tests.istio.mesh import GATEWAY, Mesh
 from tests.istio.talk import call_over_tls, tell
 from tests.servers.service import RULES, RunningProcess
 
@@ -102,7 +103,7 @@ def test_a_health_check_that_is_left_out_brings_no_identity(mesh: Mesh) -> None:
     with mesh.applied(*load("policies/health.yaml")):
         before = mesh.count()
         assert mesh.get("/healthz").status_code == 200
-        for name in ("x-user", "x_user", "x-roles", "x_roles"):
+        for name in ("x-user", "x_user", "x.user", "x-roles", "x_roles", "x.roles"):
             forged = mesh.get("/healthz", **{name.replace("-", "__"): "mallory"})
             assert (forged.status_code, forged.text) == (403, "RBAC: access denied"), name
         assert mesh.count() == before
@@ -234,9 +235,9 @@ def test_a_sidecar_whose_egress_hides_the_service_answers_503(mesh: Mesh) -> Non
     here = mesh.sidecar_of_app(hosts)
     hidden = mesh.sidecar_of_app([its for its in hosts if not its.startswith("authz/")])
     with mesh.applied(*load("policies/workload.yaml")):
-        with mesh.replaced(here):
+        with mesh.applied(here):
             assert mesh.get("/public/news").status_code == 200
-        with mesh.replaced(hidden):
+        with mesh.applied(hidden):
             before = mesh.count()
             answer = mesh.get("/public/news")
             assert (answer.status_code, mesh.count()) == (503, before)

@@ -19,7 +19,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
+
+from tests.parts import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -239,12 +240,6 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-LOG_TAIL_CHARS:]
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 # Running
 
 
@@ -261,7 +256,7 @@ class Keycloak:
     def __init__(self, *, hostname: str | None = None, realm_files: Sequence[Path] = REALM_FILES) -> None:
         """Choose a port and write nothing yet."""
         self.hostname = hostname
-        self.port = _free_port()
+        self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._realms: dict[str, dict[str, Any]] = {realm["realm"]: realm for realm in map(_read_json, realm_files)}
         self._admin_password = secrets.token_urlsafe(16)

@@ -30,7 +30,7 @@ from tests.manifests.render import (
     template,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]  # the first time, programs are built
 
 PRODUCTION: Final = str(CHART / "ci/production-values.yaml")
 DEVELOPMENT: Final = str(CHART / "ci/development-values.yaml")

@@ -25,7 +25,7 @@ from tests.manifests.render import (
     without_files,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]  # the first time, programs are built
 
 OURS: Final = ("base", "overlays/development", "overlays/production", "overlays/sidecar")
 DRAIN_MARGIN_S: Final = 5

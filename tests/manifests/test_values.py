@@ -110,6 +110,7 @@ def made(values: dict[str, Any], folder: Path) -> tuple[int, str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(1_500)  # the first time, helm is built
 @pytest.mark.parametrize("what", CASES)
 def test_a_bad_value_is_refused_and_a_good_one_taken(what: str, tmp_path: Path) -> None:
     bad, good, complaint = CASES[what]
