@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -22,10 +23,15 @@ _KINDS: Final[tuple[Kind, ...]] = ("ok_response", "denied_response", "error_resp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One header of an answer, and what is to become of another of its name; ``append`` None means unsaid."""
+    r"""One header of an answer, and what is to become of another of its name.
+
+    ``value`` is the text or the bytes, whichever is set; bytes that are no UTF-8 stand as ``\xff``. ``is_said_twice``
+    tells that both are. ``append`` None means unsaid.
+    """
 
     name: str
     value: str
+    is_said_twice: bool
     append: bool | None
     action: str
 
@@ -91,6 +97,11 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
     )
 
 
+def _read_raw(encoded: str) -> str:
+    r"""Read bytes as JSON carries them; what is no UTF-8 stands as ``\xff``."""
+    return base64.b64decode(encoded).decode("utf-8", "backslashreplace")
+
+
 def _member(message: Mapping[str, Any], name: str) -> Any:
     """Return a field under either of its names."""
     first, *rest = name.split("_")
@@ -108,10 +119,12 @@ def _read_options(http: Mapping[str, Any], name: str) -> tuple[Option, ...]:
 
 def _read_option(option: Mapping[str, Any]) -> Option:
     header = _member(option, "header") or {}
+    text, raw = _member(header, "value") or "", _read_raw(_member(header, "raw_value") or "")
     action = _member(option, "append_action") or APPEND
     return Option(
         name=_member(header, "key") or "",
-        value=_member(header, "value") or "",
+        value=text + raw,
+        is_said_twice=bool(text and raw),
         append=_member(option, "append"),
         action=action if isinstance(action, str) else _ACTIONS[action],
     )

@@ -26,7 +26,7 @@ BASE_ATTRIBUTES: Final[Mapping[str, Any]] = {
 MAX_TIME_S: Final = 10.0
 """What a caller waits for where a case does not say."""
 
-_OF_ALLOWS: Final = ("sets", "removes", "keeps", "adds", "appends", "removes_query")
+_OF_ALLOWS: Final = ("sets", "removes", "keeps", "adds", "appends", "may_add", "removes_query")
 _OF_DENIES: Final = ("status", "reason", "headers", "body")
 
 Schema = Literal["target", "future", "octets", "garbage"]
@@ -57,7 +57,9 @@ class Expect(_Part):
     """What the answer must be.
 
     Of an allow: the headers that it ``sets``, ``removes`` and ``keeps`` as they are upstream, that it ``adds`` to the
-    client's answer or ``appends`` there, the query parameters that it removes. Of a deny: ``status``, ``headers`` and
+    client's answer or ``appends`` there, the query parameters that it removes. It sets, adds and removes nothing else
+    but what ``may_add`` names: headers of the client's answer that are compared where another case ``adds`` them. Of a
+    deny: ``status``, ``headers`` and
     ``body`` of the client's answer; ``reason`` is one of some. ``code`` is the ``google.rpc.Code``.
     """
 
@@ -70,6 +72,7 @@ class Expect(_Part):
     keeps: list[str] = []
     adds: dict[str, str] = {}
     appends: dict[str, str] = {}
+    may_add: list[str] = []
     removes_query: list[str] = []
     headers: dict[str, str | Wanted] = {}
     lacks_headers: list[str] = []
@@ -205,10 +208,19 @@ def _build_request(group: _Group, part: _CasePart) -> dict[str, Any]:
 
 
 def _build_expect(written: Any, answers: Mapping[str, Any]) -> Expect:
-    """Read an expectation: a mapping, or the name of one that several cases share, alone or with a reason."""
+    """Read an expectation: a mapping, or the name of one that several cases share, alone or with a reason.
+
+    A mapping that is ``like`` one of those says what it wants besides.
+    """
     if isinstance(written, dict):
-        return Expect.model_validate(written)
+        like = answers[written["like"]] if "like" in written else {}
+        return Expect.model_validate(_merge(like, {name: its for name, its in written.items() if name != "like"}))
     name, *reasons = [written] if isinstance(written, str) else written
     if name not in answers:
         raise ValueError(f"`{name}` is none of `answers.yaml`: write one of {', '.join(sorted(answers))}")
     return Expect.model_validate(answers[name] | ({"reason": reasons} if reasons else {}))
+
+
+def _merge(begun: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: begun[name] | its for name, its in more.items() if isinstance(begun.get(name), dict)}
+    return {**begun, **more, **both}
