@@ -68,10 +68,6 @@ STEADY_S: Final = 60.0
 
 UNANSWERED: Final = (aiohttp.ClientError, TimeoutError)
 
-_ALLOCATOR: Final[Mapping[str, str]] = {"MALLOC_ARENA_MAX": "1"}
-"""One heap for all threads of a worker (mallopt(3)): glibc gives each its own, and none gives back what another needs.
-Python's threads take turns anyway. Whoever starts the service with another value keeps it."""
-
 APPLICATIONS: Final = ("authz.worker:APPLICATION", "authz.worker:FURTHER")
 
 
@@ -389,7 +385,7 @@ class Supervisor:
             environ = self._engine.environ
         worker.process = await asyncio.create_subprocess_exec(
             *command,
-            env={**_ALLOCATOR, **os.environ, **environ, ORDERS: orders.render()},
+            env={**os.environ, **environ, ORDERS: orders.render()},
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=(self._alive_fd,),
             # A terminal's Ctrl-C is for us: we let the workers finish.

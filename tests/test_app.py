@@ -21,7 +21,7 @@ from tests.fakes import HANG, Signer, fake_provider, http, jwks
 from tests.servers.service import LOOPBACK, RULES, Running, ask, check_request, running
 
 
-async def until(true: Callable[[], bool], *, seconds: float = 8) -> None:
+async def until(true: Callable[[], bool], *, seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.02)
@@ -254,7 +254,7 @@ async def test_not_ready_while_draining(tmp_path: Path) -> None:
         assert (await get(f"{service.http}/readyz")).status_code == 200
         async with grpc.aio.insecure_channel(service.address) as channel:
             stopping = asyncio.create_task(service.app.stop())
-            await asyncio.sleep(0.05)
+            await until(lambda: not service.app.view().ready)
             assert (await get(f"{service.http}/readyz")).status_code == 503
             assert (await ask(channel)).status.code == 0, "checks are answered on"
             await stopping

@@ -62,6 +62,7 @@ class Mesh:
         self.manifests = [its for its in yaml.safe_load_all(manifests) if its]
         self.folder = folder
         self.name, self.namespace = workload
+        self.labels = {"app": self.name, "app.kubernetes.io/name": self.name}
         self.cluster = Cluster()
         self.provider = DemoProvider()
         self.trust = Trust()
@@ -156,7 +157,7 @@ class Mesh:
     def pod_of_app(self) -> Object:
         """Return the application's pod."""
         ports = {"http": 8080, "tcp": 5432}
-        return run_pod(deployment(self.name, self.namespace, {"app": self.name}, ports, self.name), self.app)
+        return run_pod(deployment(self.name, self.namespace, self.labels, ports, self.name), self.app)
 
     def second_service(self) -> list[Object]:
         """Return a second authorizer in a namespace of its own, which the same pod plays."""
@@ -287,7 +288,7 @@ async def _running(mesh: Mesh, istiod: Path, rules: str) -> AsyncIterator[None]:
         await start_proxy(
             mesh, parts, "gateway", ("istio-ingressgateway", "istio-ingress"), mesh.gateway, GATEWAY_LABELS
         )
-        await start_proxy(mesh, parts, "app", app, mesh.app, {"app": mesh.name})
+        await start_proxy(mesh, parts, "app", app, mesh.app, mesh.labels)
         labels = mesh.manifest("Deployment")["spec"]["template"]["metadata"]["labels"]
         await start_proxy(mesh, parts, "authz", ("authz", "authz"), mesh.authz, labels)
         await mesh.settle()

@@ -90,6 +90,11 @@ def observability() -> Iterator[Mesh]:
             yield mesh
 
 
+def test_nobody_but_the_gateway_may_call_grafana(observability: Mesh) -> None:
+    for identity, status in ((GATEWAY, 200), ("cluster.local/ns/monitoring/sa/other", 403)):
+        assert call_over_tls(observability, identity, "/d/1").status == status, identity
+
+
 @pytest.mark.parametrize(
     ("groups", "host", "path", "status", "reason"),
     [
@@ -104,11 +109,11 @@ def observability() -> Iterator[Mesh]:
 def test_observers_look_and_operators_write(
     observability: Mesh, groups: str, host: str, path: str, status: int, reason: str | None
 ) -> None:
-    claims = {"aud": ["observability"], "groups": [groups], "preferred_username": "alice"}
+    claims = {"aud": ["observability"], "groups": [groups], "preferred_username": "admin"}
     token = observability.token("7f3a", **claims)
     answer = observability.get(path, host, authorization=token, x__webauth__user="admin")
     assert (answer.status_code, observability.reason()) == (status, reason)
     if host.startswith("grafana") and status == 200:
         seen = dict(answer.json()["headers"])
-        assert seen["x-webauth-user"] == "alice"
+        assert (seen["x-webauth-user"], seen["x-webauth-name"]) == ("7f3a", "admin")
         assert "authorization" not in seen

@@ -304,8 +304,9 @@ def test_an_authorizer_outside_the_mesh_is_called_over_tls_by_its_name(
 def test_a_tcp_service_is_denied(mesh: Mesh) -> None:
     with mesh.applied():
         assert tell(mesh, GATEWAY, 5432, b"select 1") == b"hello"
-    with mesh.applied(*load("policies/workload.yaml")):
-        before = mesh.count()
-        assert tell(mesh, GATEWAY, 5432, b"select 1") == b""
-        assert mesh.count() == before + 1
-        assert not mesh.recorder.asked[-1].message.attributes.HasField("request")
+    for file in ("policies/workload.yaml", "envoy-filter/sidecar.yaml"):
+        with mesh.applied(*load(file)):
+            before = mesh.count()
+            assert tell(mesh, GATEWAY, 5432, b"select 1") == b"", file
+            assert mesh.count() == before + 1, file
+            assert not mesh.recorder.asked[-1].message.attributes.HasField("request")
