@@ -77,6 +77,9 @@ lock: $(STAMP) ## resolve the dependencies anew and pin them by hash
 	  pyproject.toml --extra demo --extra fast -c requirements/dev.txt -o requirements/runtime.txt
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal \
 	  --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal \
+	  - -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## remove what the targets made
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .coverage mutants

@@ -23,7 +23,7 @@ BRANCHES: Final = ("anyOf", "oneOf", "allOf", "not")
 REFERENCE: Final = re.compile(r'"#/\$defs/([^"]+)"')
 KINDS: Final = frozenset(
     [
-        *(("", "v1", kind) for kind in ("ConfigMap", "Namespace", "Pod", "Secret", "Service", "ServiceAccount")),
+        *(("", "v1", kind) for kind in ("ConfigMap", "Namespace", "Pod", "Service", "ServiceAccount")),
         ("apps", "v1", "Deployment"),
         ("autoscaling", "v2", "HorizontalPodAutoscaler"),
         ("networking.k8s.io", "v1", "NetworkPolicy"),

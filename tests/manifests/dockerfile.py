@@ -16,7 +16,7 @@ from typing import Final
 from tests.manifests.render import ROOT
 
 FILE: Final = ROOT / "Dockerfile"
-MOVED: Final = ("/opt/authz", "/etc/authz", "/src")
+MOVED: Final = ("/opt", "/etc/authz", "/src")
 """Absolute paths of the image that a replay has below its own folder."""
 
 

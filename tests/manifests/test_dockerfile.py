@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_only_what_is_copied_reaches_the_builder() -> None:
     assert any(fnmatch.fnmatch("authz/core/__pycache__", line) for line in lines)
 
 
-def test_the_python_is_the_one_that_the_tests_run_on() -> None:
+def test_both_stages_have_a_python_that_the_project_says_it_runs_on() -> None:
     version = re.search(r"^ARG BASE=python:(\d+\.\d+)-slim-", FILE.read_text(), re.MULTILINE)
     assert version is not None
     assert (BUILDER.base, FINAL.base) == ("${BASE}", "${BASE}")
@@ -96,17 +97,55 @@ def test_the_python_is_the_one_that_the_tests_run_on() -> None:
     assert version[1] in classifiers
 
 
+def pip_commands(text: str) -> list[str]:
+    """Return each call of pip that installs or builds."""
+    return [its.strip() for its in re.split(r"&&|\n", text) if re.search(r"/pip (?:install|wheel) ", its)]
+
+
+def test_nothing_is_fetched_that_is_not_held_to_a_hash() -> None:
+    """With `--no-index` nothing is fetched, and without isolation the build needs nothing more."""
+    commands = pip_commands("\n".join(BUILDER.all("RUN")))
+    held = [its for its in commands if "--require-hashes" in its]
+    alone = [its for its in commands if "--no-index --no-deps" in its]
+    assert sorted(held + alone) == sorted(commands)
+    assert [re.findall(r"requirements/(\w+)", its) for its in held] == [["runtime"], ["build"]]
+    assert all("--no-build-isolation" in its for its in alone if "/pip wheel " in its)
+
+
+def test_a_clone_is_installed_by_the_commands_of_the_image() -> None:
+    page = (ROOT / "docs/deployment.md").read_text()
+    for here, there in (
+        ("venv/build/", "/opt/build/"),
+        ("venv/wheel/", "/opt/wheel/"),
+        ("venv/bin/", "/opt/authz/bin/"),
+    ):
+        page = page.replace(here, there)
+    done = "\n".join(BUILDER.all("RUN")).replace(" --no-cache-dir", "")
+    assert pip_commands(page) == pip_commands(done)
+
+
+def test_what_builds_the_wheel_is_locked() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements/build.txt").read_text(), re.MULTILINE))
+    assert {re.split(r"\W", its)[0] for its in needed} <= locked.keys()
+    developed = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements/dev.txt").read_text(), re.MULTILINE))
+    assert locked.items() <= developed.items()
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_every_dependency_is_there_for_both_architectures(machine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("listed", "among"), [("runtime", "pyvoy"), ("build", "hatchling")])
+def test_every_dependency_is_there_for_both_architectures(
+    listed: str, among: str, machine: str, tmp_path: Path
+) -> None:
     """As a wheel for the base image's Python and C library, by its hash: nothing is compiled."""
     version = re.search(r"^ARG BASE=python:(\d+\.\d+)-slim-bookworm", FILE.read_text(), re.MULTILINE)
     assert version is not None
     uv = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--target", str(tmp_path), "--no-deps"]
     uv += ["--python-version", version[1], "--python-platform", f"{machine}-manylinux_2_36"]
-    uv += ["--only-binary", ":all:", "--require-hashes", "-r", str(ROOT / "requirements/runtime.txt")]
+    uv += ["--only-binary", ":all:", "--require-hashes", "-r", str(ROOT / f"requirements/{listed}.txt")]
     done = subprocess.run(uv, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "+ pyvoy==" in done.stderr
+    assert f"+ {among}==" in done.stderr
 
 
 @pytest.fixture(scope="module")

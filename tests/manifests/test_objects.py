@@ -15,7 +15,7 @@ import yaml
 
 from authz import __version__
 from tests.gotools import find_tool
-from tests.manifests.conform import check_objects
+from tests.manifests.conform import SCHEMAS, check_objects
 from tests.manifests.render import (
     BUILDS,
     CHART,
@@ -107,6 +107,21 @@ def test_a_kind_without_a_schema_is_found() -> None:
     unknown = {"apiVersion": "example.com/v1", "kind": "Unknown", "metadata": {"name": "x"}}
     (problem,) = check_objects(yaml.safe_dump(unknown))
     assert "could not find schema for Unknown" in problem
+
+
+def test_every_schema_is_of_a_kind_that_is_here() -> None:
+    """Of what the manifests make, and of the files of `istio/`."""
+    texts = [render_chart().stdout, *map(build, BUILDS)]
+    texts += [its.read_text() for its in (ROOT / "istio").rglob("*.yaml")]
+    objects = [its for text in texts for its in read_objects(text) if {"apiVersion", "kind"} <= its.keys()]
+    there = {(its["kind"].lower(), *its["apiVersion"].split("/")) for its in objects}
+    unread = [
+        its
+        for its in SCHEMAS.rglob("*.json")
+        for kind, _, version in [its.stem.partition("_")]
+        if not {(kind, version), (kind, its.parent.name, version)} & there
+    ]
+    assert unread == []
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from authz.cli import main
 from authz.config import load
 from authz.config.settings import Door
 from authz.model import Reason
-from tests.manifests.render import CHART, MANIFESTS, RULES, without_files
+from tests.manifests.render import CHART, MANIFESTS, RULES, build, read_objects, template, without_files
 from tests.servers.service import running_workers
 
 SIDECAR = MANIFESTS / "overlays/sidecar"
@@ -72,10 +73,37 @@ def test_the_page_speaks_of_files_and_of_the_image_that_are_there() -> None:
 
 def test_the_pages_commands_are_commands() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_pages_helm_command_makes_what_the_overlay_makes() -> None:
+    """But for the Namespace; and the rules that are named come before those of the values."""
+    told = re.search(r"^helm install authz manifests/chart ((?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
+    assert told is not None
+    options = told[1].replace("\\\n", "").replace("--create-namespace", "").split()
+    rules = MANIFESTS / "overlays/production/rules.yaml"
+    options = [its.replace("rules=rules.yaml", f"rules={rules}") for its in options]
+    options = [str(MANIFESTS.parent / its) if its.startswith("manifests/") else its for its in options]
+    built, made = (
+        {(its["kind"], its["metadata"]["name"]) for its in read_objects(text)}
+        for text in (build("overlays/production"), template(*options))
+    )
+    assert built - made == {("Namespace", "authz")}
+    assert not made - built
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("spoilt", "code"), [("allow", 0), ("alow", 2)])
+def test_rules_can_be_judged_from_the_standard_input_as_the_page_tells(spoilt: str, code: int) -> None:
+    assert "authz validate /dev/stdin < rules.yaml" in PAGE
+    rules = (MANIFESTS / "base/rules.yaml").read_text().replace("allow: anyone", f"{spoilt}: anyone")
+    command = [sys.executable, "-m", "authz", "validate", "/dev/stdin"]
+    done = subprocess.run(command, input=rules, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("/dev/stdin:18: rules[health].alow: unknown key" in done.stderr) == (code != 0)
 
 
 def test_the_sidecars_envoy_is_configured_by_its_rules() -> None:

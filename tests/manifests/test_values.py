@@ -9,10 +9,12 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.manifests.render import CHART, MANIFESTS, render_chart
+from tests.manifests.conform import check_objects
+from tests.manifests.render import CHART, KUBERNETES, MANIFESTS, read_objects, render_chart, run_helm
 
 RULES: Final = (MANIFESTS / "base/rules.yaml").read_text()
 TLS: Final = 'grpc: [{address: "0.0.0.0:9001", tls: {cert_file: /c, key_file: /k}}]'
+BARE: Final = RULES[: RULES.index("server:")]
 ELSEWHERE: Final = 'grpc: [{address: "0.0.0.0:9101"}]'
 
 
@@ -94,6 +96,61 @@ CASES: Final[dict[str, tuple[dict[str, Any], dict[str, Any], str]]] = {
         {"rules": rules("http: null")},
         "`server.http` of the rules is null",
     ),
+    "a listener as a mapping": (
+        {"rules": rules("grpc: {address: '0.0.0.0:9001'}")},
+        {"rules": rules("grpc: [{address: '0.0.0.0:9001'}]")},
+        "`server.grpc` of the rules is a list of `{address: …}`",
+    ),
+    "a listener without its key": (
+        {"rules": rules("grpc: ['0.0.0.0:9001']")},
+        {"rules": rules("grpc: [{address: '0.0.0.0:9001'}]")},
+        "`server.grpc` of the rules is a list of `{address: …}`",
+    ),
+    "a server that is no mapping": (
+        {"rules": BARE + "server: fast\n"},
+        {"rules": BARE + "server: {workers: 1}\n"},
+        "`server` of the rules is a mapping",
+    ),
+    "a worker for each core": (
+        {"rules": BARE},
+        {"rules": BARE, "resources": {"limits": {"cpu": 2}}},
+        "`server.workers` of the rules is not said",
+    ),
+    "another port than the rules that are seen": (
+        {"ports": {"grpc": 9101}},
+        {"ports": {"grpc": 9101}, "existingConfigMap": "ours"},
+        "`ports.grpc` is 9101, and no address under `server.grpc` of the rules has that port",
+    ),
+    "a stamp of ours": (
+        {"podAnnotations": {"checksum/server": "x"}},
+        {"podAnnotations": {"checksum/rules": "x"}},
+        "invalid propertyName 'checksum/server'",
+    ),
+    "a label of ours": (
+        {"serviceMonitor": {"labels": {"app.kubernetes.io/name": "x"}}},
+        {"serviceMonitor": {"labels": {"release": "x"}}},
+        "invalid propertyName 'app.kubernetes.io/name'",
+    ),
+    "a volume of ours": (
+        {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+        {"extraVolumes": [{"name": "certificates", "emptyDir": {}}]},
+        "at '/extraVolumes/0/name': 'not' failed",
+    ),
+    "a secret that is no name": (
+        {"existingSecret": "a..b"},
+        {"existingSecret": "a.b"},
+        "at '/existingSecret': 'a..b' does not match pattern",
+    ),
+    "a namespace with a dot": (
+        {"networkPolicy": {"dns": "kube.system"}},
+        {"networkPolicy": {"dns": "kube-system"}},
+        "at '/networkPolicy/dns': 'kube.system' does not match pattern",
+    ),
+    "a class that is no name": (
+        {"priorityClassName": "High"},
+        {"priorityClassName": "high"},
+        "at '/priorityClassName': 'High' does not match pattern",
+    ),
     "a budget that lets no node go": (
         {"podDisruptionBudget": {"minAvailable": 2}},
         {"podDisruptionBudget": {"minAvailable": 2}, "replicas": 3},
@@ -118,6 +175,59 @@ def test_a_bad_value_is_refused_and_a_good_one_taken(what: str, tmp_path: Path) 
     assert code != 0
     assert complaint in said
     assert made(good, tmp_path) == (0, "")
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(1_500)
+@pytest.mark.parametrize("name", ["123", "no", "1e3", "0x1f", "null"])
+def test_a_name_that_yaml_takes_for_something_else_stays_a_name(name: str, tmp_path: Path) -> None:
+    """Helm and the API server read YAML 1.1, in which also `no` is none: whatever is no text is refused there."""
+    everywhere: dict[str, Any] = {
+        "existingConfigMap": name,
+        "existingSecret": name,
+        "priorityClassName": name,
+        "serviceAccount": {"name": name},
+        "imagePullSecrets": [{"name": name}],
+        "podAnnotations": {"note": name},
+        "podLabels": {"team": name},
+        "nodeSelector": {"pool": name},
+        "service": {"annotations": {"note": name}},
+        "networkPolicy": {
+            "callers": [name],
+            "scrapers": [name],
+            "providers": [{"namespace": name, "port": 8080}],
+            "dns": name,
+            "controlPlane": name,
+        },
+    }
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(everywhere))
+    done = render_chart("--skip-tests", "--values", str(file))
+    assert done.returncode == 0, done.stderr
+    objects = read_objects(done.stdout)
+    assert sum(_count(its, name) for its in objects) == 15
+    assert check_objects(done.stdout) == []
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(1_500)
+def test_a_release_and_a_namespace_may_look_like_numbers() -> None:
+    """But a Service's name begins with a letter."""
+    options = ("--kube-version", KUBERNETES, "--namespace", "1e3")
+    refused = run_helm("template", "123", str(CHART), *options)
+    assert "a Service cannot be called `123-authz`: set `fullnameOverride`" in refused.stderr
+    done = run_helm("template", "123", str(CHART), *options, "--set", "fullnameOverride=no")
+    assert done.returncode == 0, done.stderr
+    names = {(its["metadata"]["namespace"], its["metadata"]["name"]) for its in read_objects(done.stdout)}
+    assert names == {("1e3", "no"), ("1e3", "no-rules"), ("1e3", "no-test")}
+    assert check_objects(done.stdout) == []
+
+
+def _count(its: Any, name: str) -> int:
+    """Return how often a text is somewhere within."""
+    if isinstance(its, dict | list):
+        return sum(_count(inner, name) for inner in (its.values() if isinstance(its, dict) else its))
+    return int(its == name)
 
 
 def test_the_schema_knows_the_values_that_there_are_and_no_others() -> None:
