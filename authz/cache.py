@@ -82,6 +82,15 @@ class TimedCache(Generic[V]):
         with contextlib.suppress(ValueError):  # larger than the whole cache
             self._entries[key] = entry
 
+    @property
+    def size(self) -> int:
+        """The bytes of all that is there."""
+        return int(self._entries.currsize)
+
+    def push_out(self) -> None:
+        """Make room: as if it were wanted for another value."""
+        self._entries.popitem()
+
     def discard(self, key: bytes) -> None:
         """Forget a value, if it is there."""
         with contextlib.suppress(KeyError):

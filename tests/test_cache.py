@@ -200,8 +200,8 @@ def test_evidence_counts_with_all_its_claims(spare: int, *, is_kept: bool, clock
     sets = 3 * sys.getsizeof(frozenset())
     size = size_of_json(evidence.claims) + sets + ENTRY_BYTES
     assert size > 10 * 100
-    # An eighth is for refusals, three quarters of the rest are for what is packed.
-    cache = EvidenceCache(max_bytes=(size + spare) * 32 // 7 + 2, clock=clock.monotonic_s)
+    # An eighth is for refusals.
+    cache = EvidenceCache(max_bytes=(size + spare) * 8 // 7 + 2, clock=clock.monotonic_s)
     cache.keep(KEYS[0], evidence, keep_s=30)
     assert cache.match(KEYS[0], PROVIDER) is (evidence if is_kept else None)
 
@@ -245,14 +245,40 @@ def proved(number: int, *, asked_s: float | None = None) -> Evidence:
     return Evidence(claims=claims, principal=principal, key="k", asked_s=asked_s, expires_at_s=2e9)
 
 
-def crowded(clock: FakeClock, *, keep_s: float = 30) -> tuple[EvidenceCache, list[Evidence]]:
-    """Return a cache that can keep three tokens ready, and the six that were put in."""
+def cache_for(tokens: float, clock: FakeClock) -> EvidenceCache:
+    """Return a cache with room for so many tokens that are ready."""
     size = size_of_json(proved(0).claims) + 3 * sys.getsizeof(frozenset("ab")) + 200 + ENTRY_BYTES
-    cache = EvidenceCache(max_bytes=size * 3 * 32 // 7 + 8, clock=clock.monotonic_s)
+    return EvidenceCache(max_bytes=int(size * tokens) * 8 // 7 + 8, clock=clock.monotonic_s)
+
+
+def crowded(clock: FakeClock, *, keep_s: float = 30) -> tuple[EvidenceCache, list[Evidence]]:
+    """Return a cache with room for four tokens that are ready, and the six that were put in."""
+    cache = cache_for(4, clock)
     all_of_them = [proved(number, asked_s=float(number) or None) for number in range(6)]
     for key, evidence in zip(KEYS, all_of_them, strict=False):
         cache.keep(key, evidence, keep_s=keep_s)
     return cache, all_of_them
+
+
+def test_as_long_as_there_is_room_nothing_is_packed(clock: FakeClock) -> None:
+    cache = cache_for(8, clock)
+    kept = [proved(number) for number in range(8)]
+    for key, evidence in zip(KEYS, kept, strict=True):
+        cache.keep(key, evidence, keep_s=30)
+    assert all(cache.match(key, PROVIDER) is evidence for key, evidence in zip(KEYS, kept, strict=True))
+
+
+def test_many_tokens_leave_a_quarter_to_the_ready_ones_and_never_pass_the_bound(clock: FakeClock) -> None:
+    cache, bound = cache_for(8, clock), cache_for(8, clock)._max_bytes
+    hot = proved(0)
+    cache.keep(KEYS[0], hot, keep_s=30)
+    for number in range(1, 200):
+        cache.keep(number.to_bytes(32), proved(number), keep_s=30)
+        assert cache.stats().bytes <= bound
+        assert cache.match(KEYS[0], PROVIDER) is hot, "what is in use stays ready"
+    assert cache.stats().entries > 12, "the others are packed, the oldest forgotten"
+    assert cache.match((1).to_bytes(32), PROVIDER) is None
+    assert cache.match((199).to_bytes(32), PROVIDER) is not None
 
 
 def test_evidence_that_was_pushed_out_comes_back_equal(clock: FakeClock) -> None:

@@ -53,19 +53,18 @@ class Refused:
 class EvidenceCache:
     """All providers' evidence, bounded in bytes together.
 
-    What is in use is kept ready; what makes room for it is kept packed, in a place three times as large, where a
-    token takes a fifth or so: its claims alone, of which the principal is read again at the next use. Refusals have
-    an eighth of all to themselves: a flood of bad tokens pushes out no good one.
+    Proved tokens are ready for their next use as long as there is room. Where there is none, those not used for longest
+    are packed, so that a token takes a fifth or so: its claims alone, of which the principal is read again at the next
+    use. A quarter of the room stays for ready ones; beyond that, packed ones are forgotten. Refusals have an eighth of
+    all to themselves: a flood of bad tokens pushes out no good one.
     """
 
     def __init__(self, *, max_bytes: int, clock: Callable[[], float]) -> None:
         """``clock`` is monotonic, in seconds."""
         refused_bytes = max_bytes // 8
-        packed_bytes = (max_bytes - refused_bytes) * 3 // 4
-        self._ready: TimedCache[Evidence] = TimedCache(
-            max_bytes=max_bytes - refused_bytes - packed_bytes, clock=clock, pushed_out=self._pack
-        )
-        self._packed: LRUCache[bytes, bytes] = LRUCache(maxsize=packed_bytes, getsizeof=_packed_size)
+        self._max_bytes = max_bytes - refused_bytes
+        self._ready: TimedCache[Evidence] = TimedCache(max_bytes=self._max_bytes, clock=clock, pushed_out=self._pack)
+        self._packed: LRUCache[bytes, bytes] = LRUCache(maxsize=self._max_bytes, getsizeof=_packed_size)
         self._refused: TimedCache[Refused] = TimedCache(max_bytes=refused_bytes, clock=clock)
         self._clock = clock
         self._unpacked = 0
@@ -84,6 +83,7 @@ class EvidenceCache:
             size = size_of_json(evidence.claims) + _size_of_principal(evidence.principal)
             self._packed.pop(digest, None)
             self._ready.put(digest, evidence, size=size, keep_s=keep_s)
+            self._make_room()
 
     def refuse(self, digest: bytes, refused: Refused, *, keep_s: float) -> None:
         """Remember a refusal for some seconds, in the place of any evidence."""
@@ -105,6 +105,13 @@ class EvidenceCache:
             hits=proved.hits + self._unpacked,
             misses=proved.misses - self._unpacked,
         )
+
+    def _make_room(self) -> None:
+        while self._ready.size + self._packed.currsize > self._max_bytes:
+            if self._ready.size > self._max_bytes // 4:
+                self._ready.push_out()
+            else:
+                self._packed.popitem()
 
     def _pack(self, digest: bytes, evidence: Evidence, until_s: float) -> None:
         """Keep what cannot be read again of the claims, and these, in the interpreter's own form: smallest, fastest.
