@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.cli import main
-from authz.mesh.objects import MAX_BYTES
+from authz.mesh.check import check_mesh
+from authz.mesh.objects import KINDS, MAX_BYTES, read_objects
 from authz.mesh.policies import includes_pattern, matches_host
 from authz.mesh.traps import TRAPS, Severity, Trap
 
@@ -29,6 +33,7 @@ rules:
   - {name: health, hosts: everywhere, paths: [/healthz], allow: anyone}
 """
 HERE = "# here"
+ROOT_FOLDER = Path(__file__).parent.parent
 ORDERS = "  rules:\n    - {}\n"
 HOSTS = '            hosts: ["shop.example.com", "shop.example.com:*"]\n'
 TIMEOUT = "          timeout: 1.25s\n"
@@ -61,6 +66,62 @@ spec:
             status_on_error: {{code: ServiceUnavailable}}
             {setting}
 """
+
+
+PORT = "    - {name: http, port: 80}\n"
+ROUTED = "  hostnames: [shop.example.com]\n"
+METHODS = "[{to: [{operation: {methods: [GET]}}]}]"
+GATEWAY_POD = """---
+kind: Deployment
+metadata: {name: ingressgateway, namespace: istio-ingress}
+spec: {template: {metadata: {labels: {istio: ingressgateway}}}}
+"""
+INGRESS = (
+    GATEWAY_POD.replace("{", "{{").replace("}", "}}")
+    + """---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: all, namespace: istio-ingress}}
+spec: {{selector: {{istio: ingressgateway}}, servers: [{{hosts: ["*"]}}]}}
+---
+kind: VirtualService
+metadata: {{name: all, namespace: shop}}
+spec: {{hosts: [{host}], gateways: [istio-ingress/all]}}
+---
+kind: AuthorizationPolicy
+metadata: {{name: ingress, namespace: istio-ingress}}
+spec:
+  selector: {{matchLabels: {{istio: ingressgateway}}}}
+  action: CUSTOM
+  provider: {{name: authz}}
+  rules: [{{to: [{{operation: {{hosts: ["shop.example.com", "shop.example.com:*"]}}}}]}}] {here}
+"""
+)
+WAYPOINT = """---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: way, namespace: edge}
+spec: {gatewayClassName: istio-waypoint}
+"""
+PROTO_NAMES = """extension_providers:
+      - name: authz
+        envoy_ext_authz_grpc:
+          service: authz.authz.svc.cluster.local
+          port: 9001
+          timeout: 1.25s
+          fail_open: {fail_open}
+          status_on_error: "503"
+"""
+
+
+def asking(namespace: str, chosen: str, *, name: str = "more", rules: str = "[{}]") -> str:
+    """Return one more CUSTOM policy."""
+    head = f"---\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n"
+    return (
+        head
+        + (f"  {chosen}\n" if chosen else "")
+        + f"  action: CUSTOM\n  provider: {{name: authz}}\n  rules: {rules}\n"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,10 +243,122 @@ CASES = {
     "addresses": Case(
         part=ORDERS,
         planted=f"  rules:\n    - from: [{{source: {{ipBlocks: [10.0.0.0/8]}}}}] {HERE}\n",
-        twin=ORDERS,
-        traps=(IDENTITY,),
+        twin="  rules:\n    - from: [{source: {ipBlocks: [10.0.0.0/8]}}]\n    - {}\n",
+        traps=(IDENTITY, Trap.CALLERS_NOT_ASKED),
     ),
-    "ports": Case(part=ORDERS, planted=orders(f'ports: ["8080"] {HERE}'), twin=ORDERS, traps=(Trap.PORTS_NOT_ASKED,)),
+    "addresses in a condition, where no header is of an identity": Case(
+        part=ORDERS,
+        planted=f"  rules:\n    - when: [{{key: source.ip, values: [10.0.0.0/8]}}] {HERE}\n",
+        twin="  rules:\n    - when: [{key: source.ip, values: [10.0.0.0/8]}]\n    - {}\n",
+        traps=(Trap.CALLERS_NOT_ASKED,),
+        rules=RULES.replace("identity_headers: {", "# {"),
+    ),
+    "a template that does not stand for every character": Case(
+        part=ORDERS,
+        planted=orders(f'paths: ["/{{**}}"] {HERE}'),
+        twin=orders('paths: ["/{**}", "/*"]'),
+        traps=(IDENTITY, Trap.PATH_NORMALIZATION_BASE, Trap.PATH_TEMPLATE_BYPASS),
+    ),
+    "a template, however paths are normalised": Case(
+        part=span(ROOT, ORDERS),
+        planted=span(ROOT, ORDERS).replace(ROOT, merged("DECODE_AND_MERGE_SLASHES"))
+        .replace(ORDERS, orders(f'paths: ["/{{**}}"] {HERE}')),
+        twin=span(ROOT, ORDERS).replace(ROOT, merged("DECODE_AND_MERGE_SLASHES"))
+        .replace(ORDERS, orders('paths: ["/*"]')),
+        traps=(IDENTITY, Trap.PATH_TEMPLATE_BYPASS),
+    ),
+    "a path by its end": Case(
+        part=ORDERS,
+        planted=orders(f'paths: ["*/orders"] {HERE}'),
+        twin=orders('paths: ["*/orders", "*"]'),
+        traps=(IDENTITY, Trap.PATH_NORMALIZATION_BASE),
+    ),
+    "one of two ports": Case(
+        part=span(PORT, ORDERS),
+        planted=span(PORT, ORDERS).replace(PORT, PORT + "    - {name: http-admin, port: 81}\n")
+        .replace(ORDERS, orders(f'ports: ["80"] {HERE}')),
+        twin=span(PORT, ORDERS).replace(PORT, PORT + "    - {name: http-admin, port: 81}\n"),
+        traps=(IDENTITY, Trap.PORTS_NOT_ASKED),
+    ),
+    "every port that may speak HTTP": Case(
+        part=ORDERS, planted=orders(f'ports: ["80"] {HERE}'), twin=ORDERS, traps=(Trap.PORTS_NOT_ASKED,)
+    ),
+    "the Service's port instead of the container's": Case(
+        part=span(PORT, ORDERS),
+        planted=span(PORT, ORDERS).replace("port: 80}", "port: 80, targetPort: 8080}")
+        .replace(ORDERS, orders(f'ports: ["80"] {HERE}')),
+        twin=span(PORT, ORDERS).replace("port: 80}", "port: 80, targetPort: 8080}"),
+        traps=(IDENTITY, Trap.PORTS_NOT_ASKED, Trap.PORTS_MATCH_NOTHING),
+    ),
+    "a gateway that routes every host": Case(
+        part=span(HOSTS, ROUTED),
+        planted=span(HOSTS, ROUTED).replace(':*"]', f':*"] {HERE}').replace(ROUTED, ""),
+        twin=span(HOSTS, ROUTED).replace("[shop.example.com]", "[shop.example.com, other.example.com]"),
+        traps=(Trap.HOST_CHOSEN_BY_CLIENT,),
+    ),
+    "a VirtualService for every host": Case(
+        part=ROUTED,
+        planted=ROUTED + INGRESS.format(host='"*"', here=HERE),
+        twin=ROUTED + INGRESS.format(host="shop.example.com", here=""),
+        traps=(Trap.HOST_CHOSEN_BY_CLIENT,),
+    ),
+    "labels that no pod has": Case(
+        part=ROUTED,
+        planted=ROUTED + GATEWAY_POD + asking("istio-ingress", f"selector: {{matchLabels: {{istio: ingress}}}} {HERE}"),
+        twin=ROUTED + GATEWAY_POD + asking("istio-ingress", "selector: {matchLabels: {istio: ingressgateway}}"),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "pods of another namespace": Case(
+        part=ROUTED,
+        planted=ROUTED + GATEWAY_POD + asking("shop", f"selector: {{matchLabels: {{istio: ingressgateway}}}} {HERE}"),
+        twin=ROUTED + GATEWAY_POD + asking("istio-system", "selector: {matchLabels: {istio: ingressgateway}}"),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "a workload's labels that no pod has": Case(
+        part=ROUTED,
+        planted=ROUTED + asking("shop", f"selector: {{matchLabels: {{app: order}}}} {HERE}"),
+        twin=ROUTED + asking("unknown", "selector: {matchLabels: {app: order}}"),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "a Gateway that is not there": Case(
+        part=ROUTED,
+        planted=ROUTED + asking("istio-ingress", f"targetRefs: [{{kind: Gateway, name: other}}] {HERE}"),
+        twin=ROUTED + asking("istio-ingress", "targetRefs: [{kind: Gateway, name: public}]"),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "a Service that is not there": Case(
+        part=ROUTED,
+        planted=ROUTED + asking("shop", f"targetRefs: [{{kind: Service, name: order}}] {HERE}"),
+        twin=ROUTED + asking("shop", "targetRefs: [{kind: Service, name: orders}]"),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "pods without a sidecar": Case(
+        part=span(SHOP, SPEC),
+        planted=span(SHOP, SPEC).replace("istio-injection: enabled", "team: shop", 1)
+        .replace("{app: orders}}\n  action", f"{{app: orders}}}} {HERE}\n  action"),
+        twin=span(SHOP, SPEC).replace("istio-injection: enabled", "istio.io/rev: stable", 1),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "a waypoint's policy, which no policy of its namespace outdoes": Case(
+        part=ROUTED,
+        planted=ROUTED + WAYPOINT + asking("edge", "", name="all")
+        + asking("edge", "targetRefs: [{kind: Gateway, name: way}]", rules=f"{METHODS} {HERE}"),
+        twin=ROUTED + WAYPOINT.replace("-waypoint", "") + asking("edge", "", name="all")
+        + asking("edge", "targetRefs: [{kind: Gateway, name: way}]", rules=METHODS),
+        traps=(IDENTITY, Trap.METHODS_NOT_ASKED),
+    ),
+    "a meshConfig whose keys have the protocol's own names": Case(
+        part=span("extensionProviders:", STATUS),
+        planted=PROTO_NAMES.format(fail_open=f"on {HERE}"),
+        twin=PROTO_NAMES.format(fail_open="off"),
+        traps=(Trap.FAIL_OPEN,),
+    ),
+    "a text for a boolean": Case(
+        part="          failOpen: false\n",
+        planted=f'          failOpen: "no" {HERE}\n',
+        twin="          failOpen: no\n",
+        traps=(Trap.PROVIDER_INVALID,),
+    ),
     "a host without its ports": Case(
         part=HOSTS,
         planted=f"            hosts: [shop.example.com] {HERE}\n",
@@ -435,7 +608,7 @@ CASES = {
         planted=span(SHOP, SPEC)
         .replace("istio-injection: enabled", "istio.io/dataplane-mode: ambient", 1)
         .replace(SPEC, SPEC.replace("spec:", f"spec: {HERE}")),
-        twin=span(SHOP, SPEC).replace("istio-injection: enabled", "istio.io/dataplane-mode: none", 1),
+        twin=span(SHOP, SPEC).replace("enabled}", "enabled, istio.io/dataplane-mode: none}", 1),
         traps=(Trap.SELECTOR_IGNORED,),
     ),
     "callers without mTLS": Case(
@@ -515,6 +688,142 @@ def test_a_filter_without_a_status_reads_as_a_denial(tmp_path: Path) -> None:
     assert check(merged, None, tmp_path) == []
 
 
+PATCH = """---
+kind: EnvoyFilter
+metadata: {{name: patch, namespace: shop}}
+spec:
+  configPatches:
+    - applyTo: {kind}
+      match: {{listener: {{filterChain: {{filter: {{name: hcm, subFilter: {{name: {chosen}}}}}}}}}}}
+      patch: {patch}
+"""
+EXT_AUTHZ, ROUTER = "envoy.filters.http.ext_authz", "envoy.filters.http.router"
+TYPE = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+STRUCT = "type.googleapis.com/xds.type.v3.TypedStruct"
+TAKEN_OUT = {
+    "removed": ("{operation: REMOVE}", "{operation: MERGE, value: {name: envoy.filters.http.ext_authz}}"),
+    "replaced": (
+        "{operation: REPLACE, value: {name: envoy.filters.http.lua}}",
+        f"{{operation: REPLACE, value: {{name: {EXT_AUTHZ}, typed_config: {{status_on_error: {{code: 503}}}}}}}}",
+    ),
+    "for a share": tuple(
+        f"{{operation: MERGE, value: {{typed_config: {{'@type': {TYPE}, filter_enabled: {share}}}}}}}"
+        for share in (
+            "{default_value: {numerator: 9999, denominator: TEN_THOUSAND}}",
+            "{defaultValue: {numerator: 100}}",
+        )
+    ),
+    "disabled as a filter": tuple(
+        f"{{operation: MERGE, value: {{name: {EXT_AUTHZ}, disabled: {said}}}}}" for said in ("yes", "off")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN_OUT)
+def test_a_filter_that_is_taken_out_is_found(name: str, tmp_path: Path) -> None:
+    planted, twin = (CLEAN + PATCH.format(kind="HTTP_FILTER", chosen=EXT_AUTHZ, patch=text) for text in TAKEN_OUT[name])
+    assert [found for found, _ in check(planted, None, tmp_path)] == ["filter_disabled"]
+    assert check(twin, None, tmp_path) == []
+    others = planted.replace(f"{{name: {EXT_AUTHZ}}}}}}}", f"{{name: {ROUTER}}}}}}}")
+    assert ("filter_disabled" in {its for its, _ in check(others, None, tmp_path)}) is (name[0] in "fd")
+
+
+@pytest.mark.parametrize("setting", ["failure_mode_allow: true", "failureModeAllow: yes"])
+def test_settings_in_a_struct_are_read(setting: str, tmp_path: Path) -> None:
+    inner = f"{{status_on_error: {{code: ServiceUnavailable}}, {setting}}}"
+    config = f"{{'@type': {STRUCT}, type_url: {TYPE}, value: {inner}}}"
+    patch = f"{{operation: INSERT_FIRST, value: {{name: any, typed_config: {config}}}}}"
+    mesh = CLEAN + PATCH.format(kind="HTTP_FILTER", chosen=ROUTER, patch=patch)
+    assert [found for found, _ in check(mesh, None, tmp_path)] == ["fail_open"]
+    assert check(mesh.replace(setting, "failure_mode_allow: off"), None, tmp_path) == []
+
+
+def test_a_filter_after_no_other_stands_behind_the_router(tmp_path: Path) -> None:
+    mesh = CLEAN + envoy_filter("encode_raw_headers: true", "INSERT_AFTER")
+    named = "subFilter: {name: envoy.filters.http.router}"
+    assert [found for found, _ in check(mesh.replace(f", {named}", ""), None, tmp_path)] == ["filter_after_router"]
+    assert check(mesh.replace(named, "subFilter: {name: envoy.filters.http.jwt_authn}"), None, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "config", ["{disabled: true}", "{'@type': FilterConfig, config: {'@type': PerRoute, disabled: yes}}"]
+)
+def test_settings_of_routes_are_read_at_any_depth(config: str, tmp_path: Path) -> None:
+    value = f"{{routes: [{{typed_per_filter_config: {{{EXT_AUTHZ}: {config}}}}}]}}"
+    mesh = CLEAN + PATCH.format(kind="VIRTUAL_HOST", chosen="a", patch=f"{{operation: MERGE, value: {value}}}")
+    assert [found for found, _ in check(mesh, None, tmp_path)] == ["filter_disabled"]
+    assert check(mesh.replace("disabled: ", "other: "), None, tmp_path) == []
+
+
+@pytest.mark.parametrize("port", ["{name: web, port: 80}", "{name: tcp-web, port: 80}"])
+def test_a_filter_on_a_port_that_is_not_declared_as_http_is_passed_by(port: str, tmp_path: Path) -> None:
+    own = "---\n".join(part for part in CLEAN.split("---\n") if CUSTOM_ORDERS not in part)
+    mesh = own.replace(PORT, f"    - {port} {HERE}\n") + envoy_filter("encode_raw_headers: true")
+    line = next(number for number, text in enumerate(mesh.split("\n"), 1) if HERE in text)
+    assert check(mesh, None, tmp_path) == [("filter_not_on_port", line)]
+    for twin in (
+        own.replace(PORT, "    - {name: web, port: 80, appProtocol: http}\n")
+        + envoy_filter("encode_raw_headers: true"),
+        own.replace(PORT, f"    - {port}\n") + envoy_filter("encode_raw_headers: true", "MERGE"),
+    ):
+        assert check(twin, None, tmp_path) == []
+
+
+BARE = "metadata: {name: authz, labels: {istio-injection: enabled}}"
+MUTUAL = """---
+kind: DestinationRule
+metadata: {name: authz, namespace: authz}
+spec: {host: authz.authz.svc.cluster.local, trafficPolicy: {portLevelSettings: [
+  {port: {number: 9001}, tls: {mode: ISTIO_MUTUAL}}]}}
+"""
+CLOSED = """---
+kind: NetworkPolicy
+metadata: {name: authz, namespace: authz}
+spec:
+  podSelector: {matchLabels: {app.kubernetes.io/name: authz}}
+  ingress:
+    - {from: [{namespaceSelector: {matchLabels: {a: b}}}], ports: [{port: 9001}]}
+    - {ports: [{port: 9002}]}
+"""
+
+
+def test_where_the_pods_have_no_sidecar_nothing_of_istio_keeps_callers_away(tmp_path: Path) -> None:
+    assert check(CLEAN, None, tmp_path) == []
+    bare = replace(BARE, BARE.replace("enabled", "disabled"))
+    assert [found for found, _ in check(bare, None, tmp_path)] == ["authorizer_open"]
+    assert check(bare + CLOSED, None, tmp_path) == []
+    for change in (("a: b", ""), ("9002", "9001"), ("name: authz}}\n", "name: other}}\n")):
+        opened = CLOSED.replace("{matchLabels: {a: b}}", "{}") if change[0] == "a: b" else CLOSED.replace(*change)
+        assert [found for found, _ in check(bare + opened, None, tmp_path)] == ["authorizer_open"]
+
+
+def test_pods_without_a_sidecar_do_not_answer_mutual_tls(tmp_path: Path) -> None:
+    bare = replace(BARE, BARE.replace("enabled", "disabled")) + CLOSED
+    assert [found for found, _ in check(bare + MUTUAL, None, tmp_path)] == ["mtls_without_sidecar"]
+    for twin in (
+        CLEAN + MUTUAL,
+        bare + MUTUAL.replace("ISTIO_MUTUAL", "SIMPLE"),
+        bare + MUTUAL.replace("9001", "9002"),
+    ):
+        assert check(twin, None, tmp_path) == []
+
+
+@pytest.mark.parametrize("said", ["true", "True", "yes", "Yes", "on", "ON", "y"])
+@pytest.mark.parametrize("key", ["failOpen", "fail_open"])
+def test_booleans_and_keys_are_read_as_istiod_reads_them(key: str, said: str, tmp_path: Path) -> None:
+    assert [found for found, _ in check(replace("failOpen: false", f"{key}: {said}"), None, tmp_path)] == ["fail_open"]
+    assert check(replace("failOpen: false", f"{key}: off"), None, tmp_path) == []
+
+
+def test_of_several_mesh_configs_the_worst_counts(tmp_path: Path) -> None:
+    mesh = replace(ROOT, merged("DECODE_AND_MERGE_SLASHES")).replace(ORDERS, orders('paths: ["/orders/*"]'))
+    other = "---\nkind: ConfigMap\nmetadata: {name: istio-canary, namespace: istio-system}\ndata: {mesh: 'a: b'}\n"
+    base = Trap.PATH_NORMALIZATION_BASE.value
+    assert base not in {found for found, _ in check(mesh, None, tmp_path)}
+    assert base in {found for found, _ in check(mesh + other, None, tmp_path)}
+    assert base not in {found for found, _ in check(mesh + other.replace("-system", "-settings"), None, tmp_path)}
+
+
 def test_routes_that_leave_the_filter_out_are_found(tmp_path: Path) -> None:
     text = """---
 kind: EnvoyFilter
@@ -583,6 +892,9 @@ spec:
         (("    - when", "    - from: [{source: {namespaces: [a]}}]\n      when"), ["identity_headers_pass"]),
         (("namespace: shop", "namespace: other"), ["identity_headers_pass"]),
         (("DENY", "AUDIT"), ["identity_headers_pass"]),
+        (("{name: no", '{annotations: {istio.io/dry-run: "true"}, name: no'), ["identity_headers_pass"]),
+        (("{name: no", '{annotations: {istio.io/dry-run: "false"}, name: no'), []),
+        (('values: ["*"]', 'values: ["*"], notValues: ["mallory"]'), ["identity_headers_pass"]),
     ],
 )
 def test_one_path_may_be_left_out_where_a_deny_refuses_identity_there(
@@ -612,6 +924,14 @@ def test_a_host_of_a_rule_that_no_policy_asks_about_is_found_in_the_rules_file(t
         assert check(CLEAN, rules, tmp_path) == []
 
 
+def test_a_host_that_only_a_guard_names_is_asked_about_too(tmp_path: Path) -> None:
+    gateway_only = "---\n".join(part for part in CLEAN.split("---\n") if CUSTOM_ORDERS not in part)
+    guard = "guards:\n  - {name: admin, hosts: [admin.example.com], paths: [/**], require: {roles: admin}}\n"
+    assert check(gateway_only, RULES + guard, tmp_path) == [("host_of_rule_not_asked", 9)]
+    assert check(gateway_only, RULES + guard.replace("admin.example", "shop.example"), tmp_path) == []
+    assert check(CLEAN, RULES + guard, tmp_path) == []
+
+
 NORMALIZATIONS = {
     "NONE": {"/./orders/x", "//orders/x", "/%2forders/x"},
     "BASE": {"//orders/x", "/%2forders/x"},
@@ -634,6 +954,8 @@ MISSING = {
     "the Service": (OWN, ["not_given"]),
     "the meshConfig": ("kind: ConfigMap", ["not_given"]),
     "the policies": ("action: CUSTOM", ["not_given"]),
+    "the routes": ("kind: HTTPRoute", ["not_given"]),
+    "the workloads": ("kind: Deployment", ["not_given"]),
     "what has no bearing": ("kind: Sidecar", []),
 }
 
@@ -735,7 +1057,7 @@ def test_lines_for_people_say_what_to_write_instead() -> None:
     done = run("-", stdin=replace("failOpen: false", "failOpen: true"))
     first, last = done.stdout.splitlines()
     assert first.startswith("-:14: open fail_open extensionProvider authz: `failOpen: true`; instead: ")
-    assert last == "16 objects: 1 open"
+    assert last == "17 objects: 1 open"
 
 
 def test_a_bad_rules_file_is_exit_code_2(tmp_path: Path) -> None:
@@ -750,7 +1072,14 @@ def test_every_trap_is_explained_and_planted_somewhere(trap: Trap) -> None:
     assert TRAPS[trap].meaning
     assert TRAPS[trap].remedy
     planted = {its for case in CASES.values() for its in case.traps} | {its for _, its in FILTERS.values()}
-    alone = {Trap.FILTER_AFTER_ROUTER, Trap.FILTER_DISABLED, Trap.HOST_OF_RULE_NOT_ASKED, Trap.NOT_GIVEN}
+    alone = {
+        Trap.FILTER_NOT_ON_PORT,
+        Trap.MTLS_WITHOUT_SIDECAR,
+        Trap.FILTER_AFTER_ROUTER,
+        Trap.FILTER_DISABLED,
+        Trap.HOST_OF_RULE_NOT_ASKED,
+        Trap.NOT_GIVEN,
+    }
     assert trap in planted | alone | {Trap.HTTP_PROVIDER}
 
 
@@ -758,6 +1087,54 @@ def test_severities_are_in_the_order_of_the_table() -> None:
     order = list(Severity)
     numbers = [order.index(TRAPS[trap].severity) for trap in Trap]
     assert numbers == sorted(numbers)
+
+
+def test_figures_are_told_in_the_plural() -> None:
+    done = run("-", stdin=yaml.safe_dump({"meshConfig": MESH_CONFIG}))
+    assert done.stdout.splitlines()[-1] == "2 objects: 1 open, 1 outage, 2 notes"
+
+
+@pytest.mark.parametrize("page", ["docs/istio.md", "istio/README.md"])
+def test_the_command_of_the_pages_asks_for_every_kind_that_is_looked_at(page: str) -> None:
+    sources = "".join(path.read_text() for path in (ROOT_FOLDER / "authz" / "mesh").glob("*.py"))
+    asked = set(re.findall(r'\b(?:of|named)\("(\w+)"', sources)) - {"IstioOperator", "Istio"}
+    assert asked | {"StatefulSet", "DaemonSet", "Pod", "HTTPRoute", "GRPCRoute", "ConfigMap"} == set(KINDS)
+    wanted = ",".join(name for names in KINDS.values() for name in names)
+    assert f"kubectl get {wanted} " in (ROOT_FOLDER / page).read_text()
+
+
+def count_calls(number: int) -> int:
+    """Return how many functions are called to judge so many namespaces, each with all that there can be."""
+    part = CLEAN.split("---\n")
+    mine = [its for its in part if "namespace: shop" in its or "name: shop" in its]
+    text = CLEAN + "".join(f"---\n{its}".replace("shop", f"shop{at}") for at in range(number) for its in mine)
+    objects, problems = read_objects([Path("-")], io.BytesIO(text.encode()))
+    assert not problems
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        check_mesh(objects)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_the_work_grows_with_the_mesh_and_not_with_its_square() -> None:
+    few, twice, more = (count_calls(number) for number in (20, 40, 80))
+    assert more - twice < 2.6 * (twice - few)
+
+
+def test_aliases_of_all_texts_share_one_allowance() -> None:
+    row = f"a: &a [{', '.join('x' * 1_000)}]\n"
+    mesh = row + f"b: [{', '.join(['*a'] * 300)}]\n"  # 300,000 values
+    one = yaml.safe_dump({"kind": "ConfigMap", "metadata": {"name": "istio"}, "data": {"mesh": mesh}})
+    assert run("-", stdin="---\n".join([one] * 3)).exit_code == 0
+    assert "write fewer aliases" in run("-", stdin="---\n".join([one] * 4)).stderr
 
 
 def test_an_http_provider_is_a_note(tmp_path: Path) -> None:
@@ -806,8 +1183,9 @@ def test_whether_a_target_that_was_not_given_is_a_gateway_is_not_guessed(tmp_pat
     other = (
         "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: other, namespace: istio-ingress}\n"
     )
+    clean = "---\n".join(part for part in CLEAN.split("---\n") if "kind: Gateway\n" not in part)
     for more in ("", other):
-        mesh = replace(hosts, hosts.replace("name: public", "name: other")) + more
+        mesh = clean.replace(hosts, hosts.replace("name: public", "name: other")) + more
         assert [its for its, _ in check(mesh, None, tmp_path)] == ["not_given"]
 
 
