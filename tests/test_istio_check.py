@@ -70,6 +70,7 @@ spec:
 
 PORT = "    - {name: http, port: 80}\n"
 ROUTED = "  hostnames: [shop.example.com]\n"
+NAME = "gateway.networking.k8s.io/gateway-name"
 METHODS = "[{to: [{operation: {methods: [GET]}}]}]"
 GATEWAY_POD = """---
 kind: Deployment
@@ -318,6 +319,12 @@ CASES = {
         part=ROUTED,
         planted=ROUTED + asking("shop", f"selector: {{matchLabels: {{app: order}}}} {HERE}"),
         twin=ROUTED + asking("unknown", "selector: {matchLabels: {app: order}}"),
+        traps=(Trap.SELECTS_NOTHING,),
+    ),
+    "a gateway's labels, where istiod makes its pods": Case(
+        part=ROUTED,
+        planted=ROUTED + GATEWAY_POD + asking("istio-ingress", f"selector: {{matchLabels: {{{NAME}: publik}}}} {HERE}"),
+        twin=ROUTED + GATEWAY_POD + asking("istio-ingress", f"selector: {{matchLabels: {{{NAME}: public}}}}"),
         traps=(Trap.SELECTS_NOTHING,),
     ),
     "a Gateway that is not there": Case(
@@ -1031,6 +1038,7 @@ def test_a_list_and_a_folder_are_read_as_their_items(tmp_path: Path) -> None:
         ("a: b\n", "holds no object"),
         ("", "holds no object"),
         ("kind: ConfigMap\nmetadata: {name: istio}\ndata:\n  mesh: |\n    a: 1\n    b: [\n", "not valid yaml"),
+        ("meshConfig:\n  rootNamespace: a\n  root_namespace: b\n", "-:3: key `root_namespace` is written twice"),
     ],
 )
 def test_what_cannot_be_read_is_said_and_is_exit_code_2(text: str, message: str) -> None:
@@ -1190,7 +1198,17 @@ def test_whether_a_target_that_was_not_given_is_a_gateway_is_not_guessed(tmp_pat
 
 
 DOCUMENTS = list(
-    yaml.safe_load_all(CLEAN + envoy_filter("grpc_service: {envoy_grpc: {cluster_name: a}}") + REFUSED + EARLY)
+    yaml.safe_load_all(
+        CLEAN
+        + envoy_filter("grpc_service: {envoy_grpc: {cluster_name: a}}")
+        + REFUSED
+        + EARLY
+        + INGRESS.format(host="a.example", here="")
+        + WAYPOINT
+        + MUTUAL
+        + CLOSED
+        + PATCH.format(kind="HTTP_FILTER", chosen=EXT_AUTHZ, patch=TAKEN_OUT["for a share"][0])
+    )
 )
 JUNK: st.SearchStrategy[Any] = st.sampled_from(
     [None, "", "*", "x", 7, -1, True, 1.5, [], {}, [None], ["*"], [{}], [[]], {"name": 7}, {"a": [7]}]

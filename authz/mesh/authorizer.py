@@ -7,11 +7,12 @@ from typing import Any
 
 from authz.config.document import Loc
 from authz.mesh.extensions import find_service
-from authz.mesh.facts import Extension, Workload, read_scope
-from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text
+from authz.mesh.facts import Extension, read_scope
+from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text, as_texts
 from authz.mesh.ports import find_target, pods_of, read_selector
 from authz.mesh.survey import Survey, report
 from authz.mesh.traps import MeshFinding, Trap
+from authz.mesh.workloads import Workload
 
 
 def check_authorizer(survey: Survey) -> Iterator[MeshFinding]:
@@ -88,7 +89,7 @@ def _guards(policy: MeshObject, labels: Any) -> bool:
     """Say whether a NetworkPolicy surely closes what its rules do not open, for pods with these labels."""
     selector = as_mapping(policy.spec.get("podSelector"))
     chosen = as_mapping(selector.get("matchLabels")).items() <= labels.items() and not selector.get("matchExpressions")
-    return chosen and "Ingress" in (policy.spec.get("policyTypes") or ["Ingress"])
+    return chosen and "Ingress" in (as_texts(policy.spec.get("policyTypes")) or ("Ingress",))
 
 
 def _opens(rule: Any, number: int | None) -> bool:
@@ -108,7 +109,7 @@ def _opens(rule: Any, number: int | None) -> bool:
 
 def _is_anybody(peer: Any) -> bool:
     space = peer.get("namespaceSelector")
-    everywhere = isinstance(space, dict) and not any(space.values()) and not as_mapping(peer.get("podSelector"))
+    everywhere = isinstance(space, dict) and not any((*space.values(), *as_mapping(peer.get("podSelector")).values()))
     return not peer or everywhere or as_text(as_mapping(peer.get("ipBlock")).get("cidr")).endswith("/0")
 
 

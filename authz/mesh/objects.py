@@ -114,7 +114,9 @@ def read_objects(paths: Iterable[Path], stdin: BinaryIO) -> tuple[list[MeshObjec
             try:
                 for document, lines in _read_file(file, stdin, allowance):
                     problems += document.problems
-                    objects += _expand(document, (), str(file), lines, allowance)
+                    found = [*_expand(document, (), str(file), lines, allowance)]
+                    objects += found
+                    problems += (its for mesh in found if mesh.kind == MESH_CONFIG for its in mesh.document.problems)
             except ConfigError as error:
                 problems += error.problems
         if known == len(objects) + len(problems):
@@ -191,8 +193,16 @@ def _make_mesh(
 ) -> MeshObject:
     """Return a meshConfig with every key in one spelling, and the lines of its values by these."""
     lines: dict[Loc, int] = {loc: document.line(loc)}
-    known = Document(body, lines)
     its = _respell_keys(body, document, loc, loc, lines)
+    problems = [
+        ConfigProblem(
+            file=file,
+            line=first_line - 1 + document.line((*loc, *at)),
+            message=f"key `{at[-1]}` is written twice, once as `{_respell(str(at[-1]))}`: remove one",
+        )
+        for at in _find_twice(body, ())
+    ]
+    known = Document(body, lines, tuple(problems))
     return MeshObject(kind=MESH_CONFIG, name=name, body=its, file=file, document=known, loc=loc, first_line=first_line)
 
 
@@ -202,6 +212,15 @@ def _respell(key: str) -> str:
         return key
     first, *others = key.split("_")
     return first + "".join(map(str.capitalize, others))
+
+
+def _find_twice(value: Any, loc: Loc) -> Iterator[Loc]:
+    """Yield where a key stands in its second spelling."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, item in items:
+        if isinstance(step, str) and _respell(step) != step and _respell(step) in value:
+            yield (*loc, step)
+        yield from _find_twice(item, (*loc, step))
 
 
 def _respell_keys(value: Any, document: Document, at: Loc, loc: Loc, lines: dict[Loc, int]) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from authz.mesh.extensions import read_protocol
-from authz.mesh.facts import Scope, Workload
+from authz.mesh.facts import Scope
 from authz.mesh.objects import MeshObject, as_items, as_mapping
 from authz.mesh.survey import Survey
+from authz.mesh.workloads import Workload
 
 NOT_HTTP: Final = frozenset({"tcp", "tls", "https", "mongo", "redis", "mysql"})
 HTTP: Final = frozenset({"http", "http2", "grpc", "kubernetes.io/h2c", "kubernetes.io/ws", "kubernetes.io/wss"})

@@ -22,8 +22,8 @@ def find_wildcard(survey: Survey, scope: Scope) -> str:
             for route in _routes_of(survey, gateway):
                 return str(route)
     for gateway in survey.mesh.of("Gateway", NETWORKING):
-        labels = as_mapping(gateway.spec.get("selector")).items()
-        if labels and scope.labels and (labels <= set(scope.labels) or scope.labels <= set(labels)):
+        labels = {(str(key), str(value)) for key, value in as_mapping(gateway.spec.get("selector")).items()}
+        if labels and scope.labels and (labels <= scope.labels or scope.labels <= labels):
             for route in _virtual_services_of(survey, gateway):
                 return str(route)
     return ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from authz.mesh.facts import GATEWAY_API, Workload
+from authz.mesh.facts import GATEWAY_API
+from authz.mesh.objects import MeshObject, as_mapping
 from authz.mesh.policies import CustomPolicy
-from authz.mesh.survey import Survey, labels_of, report
+from authz.mesh.survey import Survey, find_keys, labels_of, report
 from authz.mesh.traps import MeshFinding, Trap
+from authz.mesh.workloads import Workload
 
 
 def check_selection(survey: Survey) -> Iterator[MeshFinding]:
@@ -36,6 +38,8 @@ def _check_targets(survey: Survey, policy: CustomPolicy) -> Iterator[MeshFinding
 
 def _check_pods(survey: Survey, policy: CustomPolicy) -> Iterator[MeshFinding]:
     scope = policy.scope
+    if any(scope.selects(its.namespace, _labels_of_pods(its)) for its in survey.mesh.of("Gateway", GATEWAY_API)):
+        return  # its pods are made by istiod, and need not be given
     selected = survey.selected(scope)
     labels = ", ".join(f"{key}={value}" for key, value in sorted(scope.labels))
     if not selected and _candidates(survey, policy):
@@ -47,10 +51,20 @@ def _check_pods(survey: Survey, policy: CustomPolicy) -> Iterator[MeshFinding]:
         yield report(Trap.SELECTS_NOTHING, policy.its, ("spec", "selector"), text)
 
 
+def _labels_of_pods(gateway: MeshObject) -> dict[str, str]:
+    """Return the labels that istiod gives to the pods of a Gateway of the Gateway API."""
+    more = as_mapping(as_mapping(gateway.spec.get("infrastructure")).get("labels"))
+    own = {str(key): str(value) for key, value in more.items()}
+    return {**labels_of(gateway), **own, f"{GATEWAY_API}/gateway-name": gateway.name}
+
+
 def _candidates(survey: Survey, policy: CustomPolicy) -> list[Workload]:
     """Return the given workloads of the kind that a policy is for: its namespace's, or for a gateway's labels those."""
     scope = policy.scope
     if scope.is_gateways:
+        operators = [its.body for its in survey.mesh.of("IstioOperator")]
+        if any(find_keys(operators, "ingressGateways", "egressGateways")):
+            return []
         gateways = [its for its in survey.workloads if its.gateway]
         return gateways or list(survey.by_namespace.get(scope.namespace, ()))
     return [*survey.workloads] if scope.everywhere else list(survey.by_namespace.get(scope.namespace, ()))

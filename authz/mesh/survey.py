@@ -8,20 +8,11 @@ from typing import Any, TypeVar
 
 from authz.config import Configuration
 from authz.core.policy import Keep, Policy
-from authz.mesh.facts import (
-    Extension,
-    Mesh,
-    Scope,
-    Workload,
-    find_extensions,
-    find_workloads,
-    make_mesh,
-    read_proxy_scope,
-    read_scope,
-)
+from authz.mesh.facts import Extension, Mesh, Scope, find_extensions, make_mesh, read_proxy_scope, read_scope
 from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text, as_texts
 from authz.mesh.policies import CustomPolicy, Way, find_policies
 from authz.mesh.traps import MeshFinding, Trap
+from authz.mesh.workloads import Workload, find_workloads
 
 T = TypeVar("T")
 
