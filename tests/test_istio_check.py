@@ -70,6 +70,7 @@ spec:
 
 PORT = "    - {name: http, port: 80}\n"
 ROUTED = "  hostnames: [shop.example.com]\n"
+WHOLE = "    - {}\n"
 NAME = "gateway.networking.k8s.io/gateway-name"
 METHODS = "[{to: [{operation: {methods: [GET]}}]}]"
 GATEWAY_POD = """---
@@ -193,17 +194,20 @@ CASES = {
     "notPaths with a prefix": Case(
         part=ORDERS,
         planted=orders(f'notPaths: ["/public/*"] {HERE}'),
-        twin=ORDERS,
+        twin=orders('notPaths: ["/public/*"]', more=WHOLE),
         traps=(IDENTITY, Trap.PATH_NORMALIZATION_BASE, Trap.NOT_PATHS_BYPASS),
     ),
     "notPaths with a suffix, whatever the normalisation": Case(
         part=ORDERS,
         planted=orders(f'notPaths: ["*.css"] {HERE}'),
-        twin=ORDERS,
+        twin=orders('notPaths: ["*.css"]', more=WHOLE),
         traps=(IDENTITY, Trap.NOT_PATHS_BYPASS),
     ),
     "exact notPaths leave the client's identity headers": Case(
-        part=ORDERS, planted=orders(f"notPaths: [/healthz] {HERE}"), twin=ORDERS, traps=(IDENTITY,)
+        part=ORDERS,
+        planted=orders(f"notPaths: [/healthz] {HERE}"),
+        twin=orders("notPaths: [/healthz]", more=WHOLE),
+        traps=(IDENTITY,),
     ),
     "methods": Case(
         part=ORDERS,
@@ -214,7 +218,7 @@ CASES = {
     "notMethods": Case(
         part=ORDERS,
         planted=orders(f"notMethods: [OPTIONS] {HERE}"),
-        twin=ORDERS,
+        twin=orders("notMethods: [OPTIONS]", more=WHOLE),
         traps=(IDENTITY, Trap.METHODS_NOT_ASKED),
     ),
     "a narrow rule beside a whole one leaves nothing out": Case(
@@ -232,13 +236,13 @@ CASES = {
     "a condition on a header": Case(
         part=ORDERS,
         planted=f"  rules:\n    - when: [{{key: 'request.headers[x-a]', values: ['1']}}] {HERE}\n",
-        twin=ORDERS,
+        twin="  rules:\n    - when: [{key: 'request.headers[x-a]', values: ['1']}]\n" + WHOLE,
         traps=(IDENTITY, Trap.ASKED_BY_HEADER),
     ),
     "a condition on the SNI": Case(
         part=ORDERS,
         planted=f"  rules:\n    - when: [{{key: connection.sni, values: [a]}}] {HERE}\n",
-        twin=ORDERS,
+        twin="  rules:\n    - when: [{key: connection.sni, values: [a]}]\n" + WHOLE,
         traps=(IDENTITY, Trap.ASKED_BY_HEADER),
     ),
     "addresses": Case(
@@ -282,7 +286,10 @@ CASES = {
         traps=(IDENTITY, Trap.PORTS_NOT_ASKED),
     ),
     "every port that may speak HTTP": Case(
-        part=ORDERS, planted=orders(f'ports: ["80"] {HERE}'), twin=ORDERS, traps=(Trap.PORTS_NOT_ASKED,)
+        part=ORDERS,
+        planted=orders(f'ports: ["80"] {HERE}'),
+        twin=orders('ports: ["80"]', more=WHOLE),
+        traps=(Trap.PORTS_NOT_ASKED,),
     ),
     "the Service's port instead of the container's": Case(
         part=span(PORT, ORDERS),
@@ -391,14 +398,18 @@ CASES = {
         traps=(Trap.HOST_CHOSEN_BY_CLIENT,),
     ),
     "notHosts at a sidecar": Case(
-        part=ORDERS, planted=orders(f"notHosts: [a.example] {HERE}"), twin=ORDERS, traps=(Trap.HOST_CHOSEN_BY_CLIENT,)
+        part=ORDERS,
+        planted=orders(f"notHosts: [a.example] {HERE}"),
+        twin=orders("notHosts: [a.example]", more=WHOLE),
+        traps=(Trap.HOST_CHOSEN_BY_CLIENT,),
     ),
     "hosts at a waypoint": Case(
         part=span("targetRefs:", HOSTS),
         planted=span("targetRefs:", HOSTS)
         .replace("kind: Gateway, name: public", "kind: Service, name: orders")
         .replace(':*"]', f':*"] {HERE}'),
-        twin=span("targetRefs:", HOSTS),
+        twin=span("targetRefs:", HOSTS).replace("kind: Gateway, name: public", "kind: Service, name: orders")
+        .replace(':*"]', ':*", "*"]'),
         traps=(Trap.HOST_CHOSEN_BY_CLIENT,),
     ),
     "hosts at the Gateway of a waypoint": Case(
@@ -485,7 +496,7 @@ CASES = {
     "a token that is stripped": Case(
         part="    - issuer: https://sso.example.com/realms/shop\n" + JWT,
         planted=f"    - issuer: https://sso.example.com/realms/shop {HERE}\n",
-        twin="    - issuer: https://sso.example.com/realms/shop\n      forwardOriginalToken: true\n",
+        twin="    - issuer: https://sso.example.com/realms/shop\n      fromParams: [jwt]\n",
         traps=(Trap.TOKEN_STRIPPED,),
         rules=RULES,
     ),
@@ -623,7 +634,8 @@ CASES = {
         planted=span(OWN, "mode: STRICT")
         .replace("namespace: authz}", f"namespace: authz}} {HERE}", 1)
         .replace("STRICT", "PERMISSIVE"),
-        twin=span(OWN, "mode: STRICT"),
+        twin=span(OWN, "mode: STRICT")
+        .replace("name: strict, namespace: authz", "name: strict, namespace: istio-system"),
         traps=(Trap.AUTHORIZER_OPEN,),
     ),
     "callers whom nothing names": Case(
@@ -670,6 +682,7 @@ def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", CASES)
 def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
+    assert CASES[name].twin != CASES[name].part, "that is the clean mesh itself"
     assert check(replace(CASES[name].part, CASES[name].twin), CASES[name].rules, tmp_path) == []
 
 
