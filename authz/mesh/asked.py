@@ -194,7 +194,13 @@ def _is_whole(survey: Survey, policy: CustomPolicy, way: Way, name: str) -> bool
     if name not in ("ports", "notPorts"):
         return False
     listening = find_ports(survey, policy.scope)
-    return bool(listening) and all(way.takes_port(port) for port, protocol in listening if protocol not in NOT_HTTP)
+    ways = [
+        way,
+        *(its for other in survey.around(policy) for its in other.ways if its.narrowed <= {"ports", "notPorts"}),
+    ]
+    return bool(listening) and all(
+        any(its.takes_port(port) for its in ways) for port, protocol in listening if protocol not in NOT_HTTP
+    )
 
 
 def _find_passing(survey: Survey, policy: CustomPolicy, way: Way) -> str:

@@ -336,3 +336,10 @@ def test_whether_a_target_that_was_not_given_is_a_gateway_is_not_guessed(tmp_pat
     for more in ("", other):
         mesh = clean.replace(hosts, hosts.replace("name: public", "name: other")) + more
         assert [its for its, _ in check(mesh, None, tmp_path)] == ["not_given"]
+
+
+def test_ports_that_are_asked_about_in_several_ways_leave_nothing_out(tmp_path: Path) -> None:
+    mesh = replace(PORT, PORT + "    - {name: http-admin, port: 81}\n")
+    for second, traps in (("81", {"ports_not_asked"}), ("80", {"ports_not_asked", "identity_headers_pass"})):
+        ports = orders('ports: ["80"]', more=f"    - to: [{{operation: {{ports: ['{second}']}}}}]\n")
+        assert {found for found, _ in check(mesh.replace(ORDERS, ports), None, tmp_path)} == traps
