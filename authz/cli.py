@@ -305,6 +305,9 @@ def _match_port(listener: Listener) -> int | None:
 
 def _parse_workloads(namespace: str, options: Mapping[str, str | None]) -> Workloads:
     given = [f"--{name}" for name, value in options.items() if value is not None]
+    for name, value in {"namespace": namespace, **options}.items():
+        if value == "":
+            raise click.UsageError(f"--{name} is empty: write a name, or leave it out")
     if len(given) > 1:
         raise click.UsageError(f"{given[0]} and {given[1]}: name one of them, a policy takes no two")
     selector = options["selector"]

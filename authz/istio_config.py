@@ -78,10 +78,10 @@ def spell_hosts(policy: Policy) -> tuple[str, ...]:
         ValueError: with the reason why some host cannot be written so that no request for it falls out.
 
     """
-    keys = dict.fromkeys(key for index in (policy.tables, policy.cors) for key, _ in index.items())
+    keys = dict.fromkeys(key for index in (policy.tables, policy.guard_tables, policy.cors) for key, _ in index.items())
     for kind, name in keys:
         if kind is HostKind.EVERYWHERE:
-            raise ValueError("some rule is for `everywhere`")
+            raise ValueError("some rule or guard is for `everywhere`")
         if kind is not HostKind.EXACT:
             raise ValueError(f"`*.{name}` with a port cannot be written in Istio")
         if ":" in name:

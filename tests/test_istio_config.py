@@ -31,8 +31,8 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
-def compile_policy(hosts: list[str], *, everywhere: bool, cors: list[str]) -> Policy:
-    """Compile a rule for each host, and a part of `cors` for others. Where one hides another it says so."""
+def compile_policy(hosts: list[str], *, everywhere: bool, cors: list[str], guarded: list[str] | None = None) -> Policy:
+    """Compile a rule for each host, guards and a part of `cors` for others. Where one hides another it says so."""
     patterns = {its.key: its for its in map(parse_host_pattern, hosts)}
     rules: list[dict[str, Any]] = [
         {"name": f"r{number}", "hosts": [str(its) if ":" not in its.name else f"[{its.name}]"], "paths": ["/**"],
@@ -43,6 +43,12 @@ def compile_policy(hosts: list[str], *, everywhere: bool, cors: list[str]) -> Po
         rules.append({"name": "all", "hosts": "everywhere", "paths": ["/healthz"], "allow": "anyone"})
     hiding = {str(its): "replaces" for its in patterns.values() if patterns.keys() & set(broader_patterns(its))}
     file: dict[str, Any] = {"version": 1, "rules": rules} | ({"hosts": hiding} if hiding else {})
+    if guarded:
+        own = {its.key: its for its in map(parse_host_pattern, guarded)}
+        file["guards"] = [
+            {"name": "g", "hosts": [str(its) if ":" not in its.name else f"[{its.name}]" for its in own.values()],
+             "paths": ["/**"], "require": {"networks": "10.0.0.0/8"}}
+        ]  # fmt: skip
     if cors:
         unique = {its.key: str(its) for its in map(parse_host_pattern, cors)}
         file["cors"] = [{"hosts": [*unique.values()], "origins": ["https://app.example"], "methods": ["GET"]}]
@@ -97,26 +103,29 @@ def spell(name: str, end: str, flips: list[bool]) -> str:
     hosts=st.lists(PATTERNS, max_size=4),
     everywhere=st.booleans(),
     cors=st.lists(NAMES | NAMES.map("*.{}".format), max_size=2),
+    guarded=st.lists(PATTERNS, max_size=2),
     name=NAMES | st.sampled_from(["[::1]", "[0:0:0:0:0:0:0:1]"]),
     end=ENDS,
     flips=st.lists(st.booleans(), min_size=1, max_size=8),
 )
-@example(hosts=["shop.example"], everywhere=False, cors=[], name="shop.example", end=":80", flips=[False])
-@example(hosts=["shop.example"], everywhere=False, cors=[], name="shop.example", end=".:80", flips=[True])
-@example(hosts=["shop.example", "*.a"], everywhere=False, cors=[], name="b-c.a", end=":80", flips=[False])
-@example(hosts=["[::1]"], everywhere=False, cors=[], name="[0:0:0:0:0:0:0:1]", end="", flips=[False])
-@example(hosts=["shop.example"], everywhere=True, cors=[], name="other", end="", flips=[False])
-@example(hosts=["shop.example"], everywhere=False, cors=["a"], name="a", end="", flips=[False])
+@example(hosts=["shop.example"], everywhere=False, cors=[], guarded=[], name="shop.example", end=":80", flips=[False])
+@example(hosts=["shop.example"], everywhere=False, cors=[], guarded=[], name="shop.example", end=".:80", flips=[True])
+@example(hosts=["shop.example", "*.a"], everywhere=False, cors=[], guarded=[], name="b-c.a", end=":80", flips=[False])
+@example(hosts=["[::1]"], everywhere=False, cors=[], guarded=[], name="[0:0:0:0:0:0:0:1]", end="", flips=[False])
+@example(hosts=["shop.example"], everywhere=True, cors=[], guarded=[], name="other", end="", flips=[False])
+@example(hosts=["shop.example"], everywhere=False, cors=[], guarded=["a"], name="a", end="", flips=[False])
+@example(hosts=["shop.example"], everywhere=False, cors=["a"], guarded=[], name="a", end="", flips=[False])
 def test_whatever_a_rule_could_judge_is_asked_about(
-    *, hosts: list[str], everywhere: bool, cors: list[str], name: str, end: str, flips: list[bool]
+    *, hosts: list[str], everywhere: bool, cors: list[str], guarded: list[str], name: str, end: str, flips: list[bool]
 ) -> None:
-    policy = compile_policy(hosts, everywhere=everywhere, cors=cors)
+    policy = compile_policy(hosts, everywhere=everywhere, cors=cors, guarded=guarded)
     header = spell(name, end, flips)
     try:
         host = parse_host(header)
     except Rejected:
         return
-    if policy.tables.match_first(host.name) is not None or policy.cors.match_first(host.name) is not None:
+    judging = (policy.tables, policy.cors, policy.guard_tables)
+    if any(index.match_first(host.name) is not None for index in judging):
         assert is_asked(write(policy), header)
 
 
@@ -129,7 +138,7 @@ def test_a_host_that_falls_out_would_be_seen() -> None:
 @pytest.mark.parametrize(
     ("hosts", "everywhere", "why"),
     [
-        (["shop.example"], True, "some rule is for `everywhere`"),
+        (["shop.example"], True, "some rule or guard is for `everywhere`"),
         (["*.shop.example"], False, "`*.shop.example` with a port cannot be written in Istio"),
         (["{t}.shop.example"], False, "`*.shop.example` with a port cannot be written in Istio"),
         (["[::1]"], False, "`[::1]` has many spellings"),
@@ -212,6 +221,9 @@ def test_workloads_are_chosen_by_one_option(options: tuple[str, ...], chosen: di
         (("--selector", "app=a,"), "is no selector"),
         (("--selector", "app=a,app=b"), "is no selector"),
         (("--selector", "-app=a"), "is no selector"),
+        (("--gateway", ""), "--gateway is empty"),
+        (("--namespace", ""), "--namespace is empty"),
+        (("--waypoint-for", ""), "--waypoint-for is empty"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(options: tuple[str, ...], message: str, file: str) -> None:

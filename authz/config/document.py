@@ -3,7 +3,8 @@
 YAML 1.2's core schema, whatever the library's own is: ``yes``, ``no``, ``on`` and ``off`` are texts, octal is ``0o17``,
 a date is a text. Refused, each with its line: a key written twice, tags, merge keys, an alias inside its own anchor,
 a zero byte in a text, nesting beyond MAX_DEPTH, more than MAX_NODES values once aliases are followed. Of a rules file
-also a second document, and more than MAX_BYTES.
+also a second document, and more than MAX_BYTES. Kubernetes' own readers take YAML 1.1's words for booleans:
+`parse_documents` does so for files that are theirs.
 """
 
 from __future__ import annotations
@@ -36,6 +37,20 @@ _WORDS: Final[Mapping[str, bool | None]] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
 }
+_KUBERNETES_WORDS: Final[Mapping[str, bool | None]] = {
+    **_WORDS,
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF"), False),
+}
+"""What kubectl, Helm and istiod read: YAML 1.1, with its one-letter words."""
+
+
+class Allowance:
+    """How many values aliases may still make: one for all texts that are read together."""
+
+    def __init__(self, values: int = MAX_NODES) -> None:
+        """Begin with so many."""
+        self.left = values
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +87,20 @@ def parse_document(text: str, *, file: str) -> Document:
     return found[0] if found else Document(None, {})
 
 
-def parse_documents(text: str, *, file: str) -> list[Document]:
-    """Read every YAML document of a text but the empty ones, with lines of the whole text. Its size is the caller's.
+def parse_documents(text: str, *, file: str, allowance: Allowance | None = None) -> list[Document]:
+    """Read every YAML document of a text of Kubernetes but the empty ones, with lines of the whole text.
+
+    Its size is the caller's business; ``allowance`` is for one who reads several texts.
 
     Raises:
         ConfigError: with the one problem that ended the reading.
 
     """
-    return [document for document in _parse(text, _Builder(file), several=True) if document.value is not None]
+    return [
+        document
+        for document in _parse(text, _Builder(file, allowance, _KUBERNETES_WORDS), several=True)
+        if document.value is not None
+    ]
 
 
 def _parse(text: str, builder: _Builder, *, several: bool) -> list[Document]:
@@ -106,8 +127,13 @@ def _is_indented_by_a_tab(text: str, line: int) -> bool:
 class _Builder:
     """Puts values together from the parser's events; thrown away with them."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(
+        self, file: str, allowance: Allowance | None = None, words: Mapping[str, bool | None] = _WORDS
+    ) -> None:
         self.file = file
+        self._allowance = allowance or Allowance()
+        self._words = words
+        self._aliases = 0
         self.lines: dict[Loc, int] = {}
         self.problems: list[ConfigProblem] = []
         self._events: Iterator[yaml.Event] = iter(())
@@ -139,7 +165,8 @@ class _Builder:
 
     def _value(self, event: yaml.Event, loc: Loc) -> Any:
         self._nodes += 1
-        if self._nodes > MAX_NODES:
+        self._allowance.left -= self._aliases > 0
+        if self._nodes > MAX_NODES or self._allowance.left < 0:
             raise self.error(_line(event), f"more than {MAX_NODES} values: write fewer aliases")
         if len(loc) > MAX_DEPTH:
             raise self.error(_line(event), f"nested more than {MAX_DEPTH} deep")
@@ -167,7 +194,9 @@ class _Builder:
             raise self.error(_line(event), f"an alias {why}: write the value out, in quotes if it begins with `*`")
         outer, self._events = self._events, iter(record[1:])
         recording, self._recording = self._recording, []
+        self._aliases += 1
         value = self._node(record[0], loc)
+        self._aliases -= 1
         self._events, self._recording = outer, recording
         return value
 
@@ -211,8 +240,8 @@ class _Builder:
         text = self._text(event)
         if not event.implicit[0]:
             return text
-        if text in _WORDS:
-            return _WORDS[text]
+        if text in self._words:
+            return self._words[text]
         if _INT.fullmatch(text):
             if len(text) > MAX_DIGITS:
                 raise self.error(_line(event), f"a number of more than {MAX_DIGITS} digits: quote it if it is a text")

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from authz.core.hosts import HostKind
-from authz.mesh.facts import GATEWAY_API, read_normalization
-from authz.mesh.objects import as_text
+from authz.mesh.facts import GATEWAY_API, is_waypoint, read_normalization
 from authz.mesh.policies import CustomPolicy, Way, asks_about_any, matches_host
+from authz.mesh.ports import NOT_HTTP, find_ports
+from authz.mesh.routes import find_wildcard
 from authz.mesh.survey import Survey, find_early_removals, find_refused_headers, report
 from authz.mesh.traps import MeshFinding, Trap
 
 BEST: Final = "DECODE_AND_MERGE_SLASHES"
 
-_WITHIN_A_HOST: Final = ("paths", "notPaths", "methods", "notMethods", "when", "from")
+_WITHIN_A_HOST: Final = ("paths", "notPaths", "methods", "notMethods", "ports", "notPorts", "when", "from")
 _CLIENTS_CHOICE: Final = ("request.headers", "connection.sni")
 _SAMPLE: Final = "any-other"
 
@@ -27,7 +28,7 @@ def check_asked(survey: Survey) -> Iterator[MeshFinding]:
             yield from _check_paths(survey, policy, way)
             yield from _check_methods(policy, way)
             yield from _check_conditions(policy, way)
-            yield from _check_ports(policy, way)
+            yield from _check_ports(survey, policy, way)
             yield from _check_hosts(survey, policy, way)
         yield from _check_identity(survey, policy, ways)
     yield from _check_rules(survey)
@@ -35,7 +36,11 @@ def check_asked(survey: Survey) -> Iterator[MeshFinding]:
 
 def _check_paths(survey: Survey, policy: CustomPolicy, way: Way) -> Iterator[MeshFinding]:
     said = read_normalization(survey.mesh)
-    asked = [its for its in way.lists.get("paths", ()) if not its.startswith("*")]
+    asked = list(way.lists.get("paths", ()))
+    templates = [its for its in asked if "{*}" in its or "{**}" in its]
+    if templates:
+        text = f"`paths` has `{templates[0]}`: not asked about is `{_fill(templates[0], '[7]')}`"
+        yield report(Trap.PATH_TEMPLATE_BYPASS, policy.its, (*way.loc, "paths"), text)
     spared = [its for its in way.lists.get("notPaths", ()) if "*" in its]
     patterns = asked or [its for its in spared if not its.startswith("*")]
     if said not in (None, BEST) and patterns:
@@ -61,6 +66,8 @@ def _check_paths(survey: Survey, policy: CustomPolicy, way: Way) -> Iterator[Mes
 def _respell(pattern: str, said: str) -> list[str]:
     """Return spellings of a path that the pattern matches, which it does not match."""
     path = _fill(pattern, "x")
+    if pattern.startswith("*"):
+        return [f"/x%2f{pattern[1:].lstrip('/')}"]
     encoded = f"/%2f{path[1:]}"
     if said == "MERGE_SLASHES":
         return [encoded]
@@ -88,13 +95,22 @@ def _check_conditions(policy: CustomPolicy, way: Way) -> Iterator[MeshFinding]:
     for key, loc in way.conditions:
         if key.startswith(_CLIENTS_CHOICE):
             yield report(Trap.ASKED_BY_HEADER, policy.its, loc, f"`when` looks at `{key}`, which the client writes")
+        else:
+            yield report(Trap.CALLERS_NOT_ASKED, policy.its, loc, f"`when` looks at `{key}`")
+    if way.sources:
+        yield report(Trap.CALLERS_NOT_ASKED, policy.its, (*way.loc[:3], "from"), "`from` narrows it")
 
 
-def _check_ports(policy: CustomPolicy, way: Way) -> Iterator[MeshFinding]:
+def _check_ports(survey: Survey, policy: CustomPolicy, way: Way) -> Iterator[MeshFinding]:
     for name in ("ports", "notPorts"):
         if name in way.lists:
             text = f"`{name}: [{', '.join(way.lists[name])}]`"
             yield report(Trap.PORTS_NOT_ASKED, policy.its, (*way.loc, name), text)
+            listening = find_ports(survey, policy.scope)
+            if listening and not any(way.takes_port(its) for its, _ in listening):
+                known = ", ".join(str(its) for its in sorted({its for its, _ in listening}))
+                text += f", and the selected workloads listen on {known}"
+                yield report(Trap.PORTS_MATCH_NOTHING, policy.its, (*way.loc, name), text)
 
 
 def _check_hosts(survey: Survey, policy: CustomPolicy, way: Way) -> Iterator[MeshFinding]:
@@ -109,6 +125,11 @@ def _check_hosts(survey: Survey, policy: CustomPolicy, way: Way) -> Iterator[Mes
     if not _is_told(survey, policy):
         text = f"what {policy} holds for: whether it is a gateway, which routes by host"
         yield report(Trap.NOT_GIVEN, policy.its, (*way.loc, name), text)
+    wildcard = find_wildcard(survey, policy.scope)
+    if wildcard:
+        text = f"`{name}: [{', '.join(way.lists[name])}]`, and {wildcard} leads every other host past it"
+        yield report(Trap.HOST_CHOSEN_BY_CLIENT, policy.its, (*way.loc, name), text)
+        return
     known = [its for other in survey.around(policy) for its in other.ways if "hosts" in its.lists]
     missing = [
         host
@@ -135,8 +156,7 @@ def _find_no_gateway(survey: Survey, policy: CustomPolicy) -> str:
     """Return what a policy surely applies to that is no gateway, or an empty text."""
     for kind, name in sorted(policy.scope.targets):
         target = survey.mesh.named("Gateway", policy.scope.namespace, name, GATEWAY_API) if kind == "Gateway" else None
-        waypoint = target is not None and as_text(target.spec.get("gatewayClassName")) == "istio-waypoint"
-        if waypoint or kind in ("Service", "ServiceEntry"):
+        if (target is not None and is_waypoint(target)) or kind in ("Service", "ServiceEntry"):
             return f"the waypoint of {kind} {name}"
     if policy.scope.is_gateways:
         return ""
@@ -158,7 +178,7 @@ def _check_identity(survey: Survey, policy: CustomPolicy, ways: list[Way]) -> It
     if names == () or (names is not None and policy.provider != survey.ours):
         return
     for way in ways:
-        by = [name for name in _WITHIN_A_HOST if name in way.narrowed]
+        by = [name for name in _WITHIN_A_HOST if name in way.narrowed and not _is_whole(survey, policy, way, name)]
         what = _find_passing(survey, policy, way)
         if by and what:
             loc = (*way.loc, by[0]) if by[0] in way.lists else (*way.loc[:3], by[0])  # `spec.rules[0]`
@@ -167,6 +187,20 @@ def _check_identity(survey: Survey, policy: CustomPolicy, ways: list[Way]) -> It
             )
             yield report(Trap.IDENTITY_HEADERS_PASS, policy.its, loc, text)
             return
+
+
+def _is_whole(survey: Survey, policy: CustomPolicy, way: Way, name: str) -> bool:
+    """Say whether a list of ports leaves out none that may speak HTTP, as far as the Services tell."""
+    if name not in ("ports", "notPorts"):
+        return False
+    listening = find_ports(survey, policy.scope)
+    ways = [
+        way,
+        *(its for other in survey.around(policy) for its in other.ways if its.narrowed <= {"ports", "notPorts"}),
+    ]
+    return bool(listening) and all(
+        any(its.takes_port(port) for its in ways) for port, protocol in listening if protocol not in NOT_HTTP
+    )
 
 
 def _find_passing(survey: Survey, policy: CustomPolicy, way: Way) -> str:
@@ -184,7 +218,10 @@ def _check_rules(survey: Survey) -> Iterator[MeshFinding]:
     ours = [policy for policy in survey.policies if policy.provider == survey.ours]
     if survey.rules is None or not ours:
         return
-    for rule in survey.rules.policy.rules:
+    named = [("rule", its) for its in survey.rules.policy.rules] + [
+        ("guard", its) for its in survey.rules.policy.guards
+    ]
+    for word, rule in named:
         for pattern in rule.hosts:
             if pattern.kind is HostKind.EVERYWHERE:
                 continue
@@ -192,7 +229,7 @@ def _check_rules(survey: Survey) -> Iterator[MeshFinding]:
             if not asks_about_any(ours, f"[{host}]" if ":" in host else host):
                 yield MeshFinding(
                     trap=Trap.HOST_OF_RULE_NOT_ASKED,
-                    place=f"rule `{rule.name}`",
+                    place=f"{word} `{rule.name}`",
                     file=survey.rules_file,
                     line=rule.line,
                     text=f"no CUSTOM policy of provider `{survey.ours}` asks about `{pattern}`",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from authz.config import Configuration
-from authz.mesh.facts import Extension, Scope, parse_duration_s, read_proxy_scope
+from authz.mesh.facts import Extension, Scope, parse_duration_s
 from authz.mesh.objects import MESH_CONFIG, MeshObject, as_items, as_mapping, as_text, as_texts
 from authz.mesh.survey import Survey, find_keys, report
 from authz.mesh.traps import MeshFinding, Trap
@@ -64,6 +64,9 @@ def _check_form(extension: Extension, *, twice: bool) -> Iterator[MeshFinding]:
     status = settings.get("statusOnError")
     if status is not None and not (isinstance(status, str) and status.isdecimal() and int(status) in STATUSES):
         wrong.append(("statusOnError", f'`{status}` is no status that Envoy knows: write a text such as `"503"`'))
+    fail_open = settings.get("failOpen")
+    if fail_open is not None and not isinstance(fail_open, bool):
+        wrong.append(("failOpen", f"`{fail_open}` is neither `true` nor `false`"))
     for key, text in wrong:
         yield report(Trap.PROVIDER_INVALID, extension, (key,) if key else (), text)
 
@@ -154,7 +157,8 @@ def _check_sidecars(survey: Survey, extension: Extension) -> Iterator[MeshFindin
 
 def _sidecars_of(survey: Survey, scope: Scope) -> list[MeshObject]:
     """Return the Sidecars that hold for a scope: one with labels, else its namespace's, else the mesh's."""
-    known = [(its, read_proxy_scope(its, survey.mesh)) for its in survey.mesh.of("Sidecar")]
+    names = [*survey.sidecars] if scope.everywhere else dict.fromkeys((survey.mesh.root_namespace, scope.namespace))
+    known = [pair for name in names for pair in survey.sidecars.get(name, ())]
     meeting = [(its, own) for its, own in known if own.meets(scope)]
     exact = [its for its, own in meeting if own.labels and own.covers(scope)]
     near = [its for its, own in meeting if scope.everywhere or own.namespace == scope.namespace]

@@ -10,13 +10,16 @@ from typing import Any, Final
 from authz.config.document import Loc
 from authz.mesh.objects import MESH_CONFIG, VALUES, MeshObject, as_items, as_mapping, as_text
 
+NORMALIZATIONS: Final = ("NONE", "DEFAULT", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES")
+"""From the worst to the best."""
+
 MANY_PROVIDERS: Final = "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS"
 GATEWAY_API: Final = "gateway.networking.k8s.io"
 NETWORKING: Final = "networking.istio.io"
+WAYPOINT: Final = "istio-waypoint"
 GATEWAY_LABELS: Final = frozenset({"istio", f"{GATEWAY_API}/gateway-name"})
 """By what the pods of ingress and egress gateways are selected."""
 
-_WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Pod"})
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(ns|us|µs|ms|s|m|h)")
 _UNITS_S: Final[Mapping[str, float]] = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3_600,
@@ -26,23 +29,38 @@ _KINDS: Final[Mapping[str, bool]] = {"envoyExtAuthzGrpc": True, "envoyExtAuthzHt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """All objects that were given."""
+    """All objects that were given, by kind and by name."""
 
     objects: tuple[MeshObject, ...]
+    kinds: Mapping[str, tuple[MeshObject, ...]]
+    names: Mapping[tuple[str, str, str], tuple[MeshObject, ...]]
+    root_namespace: str
+    """The namespace whose policies hold everywhere."""
 
     def of(self, kind: str, group: str | None = None) -> list[MeshObject]:
         """Return the objects of a kind, in the order of the files."""
-        return [its for its in self.objects if its.kind == kind and group in (None, its.group)]
+        return [its for its in self.kinds.get(kind, ()) if group in (None, its.group)]
 
     def named(self, kind: str, namespace: str, name: str, group: str | None = None) -> MeshObject | None:
         """Return one object by its name."""
-        return next((its for its in self.of(kind, group) if (its.namespace, its.name) == (namespace, name)), None)
+        found = self.names.get((kind, namespace, name), ())
+        return next((its for its in found if group in (None, its.group)), None)
 
-    @property
-    def root_namespace(self) -> str:
-        """The namespace whose policies hold everywhere."""
-        names = [as_text(its.body.get("rootNamespace")) for its in self.of(MESH_CONFIG)]
-        return next(filter(None, names), "istio-system")
+
+def make_mesh(objects: tuple[MeshObject, ...]) -> Mesh:
+    """Put objects where they are found without looking at all the others."""
+    kinds: dict[str, list[MeshObject]] = {}
+    names: dict[tuple[str, str, str], list[MeshObject]] = {}
+    for its in objects:
+        kinds.setdefault(its.kind, []).append(its)
+        names.setdefault((its.kind, its.namespace, its.name), []).append(its)
+    roots = [as_text(its.body.get("rootNamespace")) for its in kinds.get(MESH_CONFIG, ())]
+    return Mesh(
+        objects=objects,
+        kinds={kind: tuple(found) for kind, found in kinds.items()},
+        names={name: tuple(found) for name, found in names.items()},
+        root_namespace=next(filter(None, roots), "istio-system"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +109,8 @@ class Scope:
     everywhere: bool
     labels: frozenset[tuple[str, str]] = frozenset()
     targets: frozenset[tuple[str, str]] = frozenset()
+    gateways: frozenset[tuple[str, str]] = frozenset()
+    """Those targets that surely are gateways and no waypoints, which pass over what has no ``targetRefs``."""
 
     @property
     def is_gateways(self) -> bool:
@@ -104,7 +124,7 @@ class Scope:
         if not self.everywhere and (other.everywhere or self.namespace != other.namespace):
             return False
         if other.targets:
-            return not self.labels and all(kind == "Gateway" for kind, _ in other.targets)
+            return not self.labels and other.targets == other.gateways
         return self.labels <= other.labels
 
     def meets(self, other: Scope) -> bool:
@@ -120,24 +140,32 @@ class Scope:
 
 def read_scope(its: MeshObject, mesh: Mesh) -> Scope:
     """Return what an object of Istio's security API applies to."""
-    refs = as_items(its.spec.get("targetRefs")) or [its.spec.get("targetRef")]
-    selector = as_mapping(as_mapping(its.spec.get("selector")).get("matchLabels"))
-    return Scope(
-        namespace=its.namespace,
-        everywhere=its.namespace == mesh.root_namespace,
-        labels=frozenset((str(key), str(value)) for key, value in selector.items()),
-        targets=frozenset((as_text(ref.get("kind")), as_text(ref.get("name"))) for ref in map(as_mapping, refs) if ref),
-    )
+    return _read_scope(its, mesh, as_mapping(as_mapping(its.spec.get("selector")).get("matchLabels")))
 
 
 def read_proxy_scope(its: MeshObject, mesh: Mesh) -> Scope:
     """Return what a Sidecar or an EnvoyFilter applies to."""
-    labels = as_mapping(as_mapping(its.spec.get("workloadSelector")).get("labels"))
+    return _read_scope(its, mesh, as_mapping(as_mapping(its.spec.get("workloadSelector")).get("labels")))
+
+
+def _read_scope(its: MeshObject, mesh: Mesh, labels: Mapping[str, Any]) -> Scope:
+    refs = as_items(its.spec.get("targetRefs")) or [its.spec.get("targetRef")]
+    targets = {(as_text(ref.get("kind")), as_text(ref.get("name"))) for ref in map(as_mapping, refs) if ref}
+    known = {
+        (kind, name): mesh.named(kind, its.namespace, name, GATEWAY_API) for kind, name in targets if kind == "Gateway"
+    }
     return Scope(
         namespace=its.namespace,
         everywhere=its.namespace == mesh.root_namespace,
         labels=frozenset((str(key), str(value)) for key, value in labels.items()),
+        targets=frozenset(targets),
+        gateways=frozenset(name for name, found in known.items() if found is not None and not is_waypoint(found)),
     )
+
+
+def is_waypoint(gateway: MeshObject) -> bool:
+    """Say whether a Gateway of the Gateway API is a waypoint."""
+    return as_text(gateway.spec.get("gatewayClassName")) == WAYPOINT
 
 
 def find_extensions(mesh: Mesh) -> tuple[Extension, ...]:
@@ -160,12 +188,22 @@ def _extensions(config: MeshObject) -> Iterator[Extension]:
 
 
 def read_normalization(mesh: Mesh) -> str | None:
-    """Return how paths are normalised, None where no meshConfig was given."""
+    """Return how paths are normalised, at the worst of several meshConfigs; None where none was given.
+
+    A ConfigMap that says nothing means the default. Values and the like may be parts of one that another completes.
+    """
     configs = mesh.of(MESH_CONFIG)
-    said = [as_text(as_mapping(its.body.get("pathNormalization")).get("normalization")) for its in configs]
     if not configs:
         return None
-    return next(filter(None, reversed(said)), "DEFAULT")
+    said = [
+        as_text(as_mapping(its.body.get("pathNormalization")).get("normalization")) or ("DEFAULT" if its.name else "")
+        for its in configs
+    ]
+    return min(filter(None, said), key=_rank_normalization, default="DEFAULT")
+
+
+def _rank_normalization(said: str) -> int:
+    return NORMALIZATIONS.index(said) if said in NORMALIZATIONS else NORMALIZATIONS.index("DEFAULT")
 
 
 def parse_duration_s(value: object) -> float | None:
@@ -181,10 +219,10 @@ def allows_many_providers(mesh: Mesh) -> bool | None:
     settings += [its for its in mesh.of("Deployment") if its.name.startswith("istiod")]
     if not settings:
         return None
-    return any(value == "true" for its in settings for value in _values_of(its.body, MANY_PROVIDERS))
+    return any(value == "true" for its in settings for value in values_of(its.body, MANY_PROVIDERS))
 
 
-def _values_of(value: object, name: str) -> Iterator[str]:
+def values_of(value: object, name: str) -> Iterator[str]:
     """Yield what a variable is set to, as a mapping's key or as an item of ``env``."""
     if isinstance(value, dict):
         if value.get("name") == name:
@@ -193,50 +231,6 @@ def _values_of(value: object, name: str) -> Iterator[str]:
             if key == name:
                 yield str(item).lower()
             else:
-                yield from _values_of(item, name)
+                yield from values_of(item, name)
     for item in as_items(value):
-        yield from _values_of(item, name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """Pods as a Deployment or the like makes them. ``injected`` None means that nothing given tells."""
-
-    its: MeshObject
-    labels: Mapping[str, str]
-    injected: bool | None
-    gateway: bool
-
-
-def find_workloads(mesh: Mesh) -> list[Workload]:
-    """Return the workloads that were given."""
-    found = []
-    selectors = [as_mapping(its.spec.get("selector")) for its in mesh.of("Gateway", NETWORKING)]
-    for its in mesh.objects:
-        if its.kind not in _WORKLOADS:
-            continue
-        template = its.body if its.kind == "Pod" else as_mapping(its.spec.get("template"))
-        metadata = as_mapping(template.get("metadata"))
-        labels = {str(key): str(value) for key, value in as_mapping(metadata.get("labels")).items()}
-        annotations = as_mapping(metadata.get("annotations"))
-        chosen = any(selector and selector.items() <= labels.items() for selector in selectors)
-        said = labels.get("sidecar.istio.io/inject") or annotations.get("sidecar.istio.io/inject")
-        found.append(
-            Workload(
-                its=its,
-                labels=labels,
-                injected=_injected(mesh, its.namespace, str(said) if said is not None else None),
-                gateway=chosen or bool(GATEWAY_LABELS.intersection(labels)),
-            )
-        )
-    return found
-
-
-def _injected(mesh: Mesh, namespace: str, said: str | None) -> bool | None:
-    if said is not None:
-        return said.lower() == "true"
-    space = next((its for its in mesh.of("Namespace") if its.name == namespace), None)
-    if space is None:
-        return None
-    labels = as_mapping(as_mapping(space.body.get("metadata")).get("labels"))
-    return labels.get("istio-injection") == "enabled" or "istio.io/rev" in labels
+        yield from values_of(item, name)

@@ -19,7 +19,7 @@ OPERATION: Final = ("hosts", "notHosts", "ports", "notPorts", "methods", "notMet
 _EVERYTHING: Final[Mapping[str, frozenset[str]]] = {
     "hosts": frozenset({"*"}),
     "methods": frozenset({"*"}),
-    "paths": frozenset({"*", "/*", "/{**}"}),
+    "paths": frozenset({"*", "/*"}),
 }
 
 
@@ -41,6 +41,11 @@ class Way:
         """By what it leaves requests out."""
         more = {"when" for _ in self.conditions} | ({"from"} if self.sources else set())
         return frozenset(self.lists) | more
+
+    def takes_port(self, port: int) -> bool:
+        """Say whether its lists of ports leave this one in."""
+        wanted = self.lists.get("ports")
+        return (wanted is None or str(port) in wanted) and str(port) not in self.lists.get("notPorts", ())
 
     @property
     def rank(self) -> int:

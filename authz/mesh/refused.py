@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, Final
 
 from authz.config.document import Loc
@@ -85,11 +85,22 @@ def _check_names(survey: Survey) -> Iterator[MeshFinding]:
             yield report(Trap.NOT_GIVEN, policy.its, ("spec", "provider", "name"), text)
 
 
+def _pairs(survey: Survey) -> Iterator[tuple[CustomPolicy, CustomPolicy]]:
+    """Yield the policies that may share workloads: those of one namespace, and the root namespace's with each other."""
+    root = survey.mesh.root_namespace
+    order = {id(policy): number for number, policy in enumerate(survey.policies)}
+    for name, policies in survey.asking.items():
+        yield from combinations(policies, 2)
+        if name != root:
+            for first, second in product(policies, survey.asking.get(root, ())):
+                yield (first, second) if order[id(first)] < order[id(second)] else (second, first)
+
+
 def _check_several(survey: Survey) -> Iterator[MeshFinding]:
     allowed = allows_many_providers(survey.mesh)
     if allowed:
         return
-    for first, second in combinations(survey.policies, 2):
+    for first, second in _pairs(survey):
         if first.provider == second.provider or not first.scope.meets(second.scope):
             continue
         text = f"provider `{second.provider}`, and `{first.provider}` of {first}"

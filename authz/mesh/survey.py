@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from authz.config import Configuration
 from authz.core.policy import Keep, Policy
-from authz.mesh.facts import (
-    Extension,
-    Mesh,
-    Scope,
-    Workload,
-    find_extensions,
-    find_workloads,
-    read_proxy_scope,
-    read_scope,
-)
+from authz.mesh.facts import Extension, Mesh, Scope, find_extensions, make_mesh, read_proxy_scope, read_scope
 from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text, as_texts
 from authz.mesh.policies import CustomPolicy, Way, find_policies
 from authz.mesh.traps import MeshFinding, Trap
+from authz.mesh.workloads import Workload, find_workloads
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The mesh and what follows from it. ``ours`` names the provider that is this service, as far as can be told.
+    """The mesh and what follows from it, by namespace where one object looks for others.
+
+    ``ours`` names the provider that is this service, as far as can be told.
 
     ``rules`` None means that no rules file was named; ``rules_file`` is then empty.
     """
@@ -34,6 +30,10 @@ class Survey:
     extensions: tuple[Extension, ...]
     policies: tuple[CustomPolicy, ...]
     workloads: tuple[Workload, ...]
+    by_namespace: Mapping[str, tuple[Workload, ...]]
+    services: Mapping[str, tuple[MeshObject, ...]]
+    asking: Mapping[str, tuple[CustomPolicy, ...]]
+    sidecars: Mapping[str, tuple[tuple[MeshObject, Scope], ...]]
     ours: str
     rules: Configuration | None = None
     rules_file: str = ""
@@ -44,7 +44,8 @@ class Survey:
 
     def around(self, policy: CustomPolicy) -> Iterator[CustomPolicy]:
         """Yield the policies of the same provider that hold on every workload of this one, and itself."""
-        for other in self.policies:
+        root = self.mesh.root_namespace
+        for other in (*self.asking.get(root, ()), *self.asking.get(policy.scope.namespace, ())):
             if other is policy or (other.provider == policy.provider and other.scope.covers(policy.scope)):
                 yield other
 
@@ -55,7 +56,8 @@ class Survey:
 
     def selected(self, scope: Scope) -> list[Workload]:
         """Return the given workloads that an object applies to."""
-        return [its for its in self.workloads if scope.selects(its.its.namespace, its.labels)]
+        near = self.workloads if scope.everywhere else self.by_namespace.get(scope.namespace, ())
+        return [its for its in near if scope.selects(its.its.namespace, its.labels)]
 
     @property
     def identity_headers(self) -> tuple[str, ...] | None:
@@ -74,18 +76,32 @@ def make_survey(
 
     Without a provider of that name the only ext_authz provider counts as ours.
     """
-    mesh = Mesh(objects=objects)
+    mesh = make_mesh(objects)
+    workloads = tuple(find_workloads(mesh))
+    policies = find_policies(mesh)
+    sidecars = [(its, read_proxy_scope(its, mesh)) for its in mesh.of("Sidecar")]
     extensions = find_extensions(mesh)
     names = {its.name for its in extensions}
     return Survey(
         mesh=mesh,
         extensions=extensions,
-        policies=find_policies(mesh),
-        workloads=tuple(find_workloads(mesh)),
+        policies=policies,
+        sidecars=_by_namespace(sidecars, lambda its: its[0].namespace),
+        asking=_by_namespace(policies, lambda its: its.scope.namespace),
+        workloads=workloads,
+        by_namespace=_by_namespace(workloads, lambda its: its.its.namespace),
+        services=_by_namespace(mesh.of("Service"), lambda its: its.namespace),
         ours=next(iter(names)) if len(names) == 1 and provider not in names else provider,
         rules=rules,
         rules_file=rules_file,
     )
+
+
+def _by_namespace(items: Iterable[T], namespace_of: Callable[[T], str]) -> dict[str, tuple[T, ...]]:
+    found: dict[str, list[T]] = {}
+    for its in items:
+        found.setdefault(namespace_of(its), []).append(its)
+    return {name: tuple(those) for name, those in found.items()}
 
 
 def report(trap: Trap, its: MeshObject | Extension, path: tuple[str | int, ...], text: str) -> MeshFinding:
@@ -116,7 +132,9 @@ def find_refused_headers(mesh: Mesh, scope: Scope, paths: tuple[str, ...]) -> fr
     """Return the headers with which DENY policies refuse every request for these paths on these workloads."""
     found: dict[str, set[str]] = {path: set() for path in paths}
     for its in mesh.of("AuthorizationPolicy"):
-        if its.spec.get("action") != "DENY" or not read_scope(its, mesh).covers(scope):
+        annotations = as_mapping(as_mapping(its.body.get("metadata")).get("annotations"))
+        tried = str(annotations.get("istio.io/dry-run", "")).lower() not in ("", "false")
+        if its.spec.get("action") != "DENY" or tried or not read_scope(its, mesh).covers(scope):
             continue
         for rule in map(as_mapping, as_items(its.spec.get("rules"))):
             header = _refused_header(rule)
@@ -133,7 +151,7 @@ def find_refused_headers(mesh: Mesh, scope: Scope, paths: tuple[str, ...]) -> fr
 def _refused_header(rule: Mapping[str, Any]) -> str:
     """Return the header that a rule of a DENY policy refuses whatever its value, an empty text if it asks for more."""
     whens = [as_mapping(item) for item in as_items(rule.get("when"))]
-    if rule.get("from") or len(whens) != 1 or "*" not in as_texts(whens[0].get("values")):
+    if rule.get("from") or len(whens) != 1 or "*" not in as_texts(whens[0].get("values")) or whens[0].get("notValues"):
         return ""
     name = as_text(whens[0].get("key")).removeprefix("request.headers[")
     return name.removesuffix("]").lower() if name.endswith("]") else ""

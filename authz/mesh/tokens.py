@@ -23,10 +23,12 @@ def check_tokens(survey: Survey) -> Iterator[MeshFinding]:
     """Find RequestAuthentications that undo what this service did, on workloads that surely ask it."""
     if survey.rules is None:
         return
-    scopes = [policy.scope for policy in survey.policies if policy.provider == survey.ours]
+    root = survey.mesh.root_namespace
     for its in survey.mesh.of("RequestAuthentication"):
         scope = read_scope(its, survey.mesh)
-        if any(scope.meets(other) for other in scopes):
+        near = [*survey.asking] if scope.everywhere else dict.fromkeys((root, scope.namespace))
+        policies = [policy for name in near for policy in survey.asking.get(name, ())]
+        if any(policy.provider == survey.ours and scope.meets(policy.scope) for policy in policies):
             for number, item in enumerate(as_items(its.spec.get("jwtRules"))):
                 rule, loc = as_mapping(item), ("spec", "jwtRules", number)
                 yield from _check_output(survey, its, rule, loc)

@@ -28,6 +28,10 @@ class Trap(enum.StrEnum):
     NOT_PATHS_BYPASS = "not_paths_bypass"
     METHODS_NOT_ASKED = "methods_not_asked"
     ASKED_BY_HEADER = "asked_by_header"
+    CALLERS_NOT_ASKED = "callers_not_asked"
+    PATH_TEMPLATE_BYPASS = "path_template_bypass"
+    PORTS_MATCH_NOTHING = "ports_match_nothing"
+    SELECTS_NOTHING = "selects_nothing"
     HOST_PORT_NOT_ASKED = "host_port_not_asked"
     HOST_CHOSEN_BY_CLIENT = "host_chosen_by_client"
     IDENTITY_HEADERS_PASS = "identity_headers_pass"  # noqa: S105 - a slug
@@ -39,6 +43,7 @@ class Trap(enum.StrEnum):
     HEADERS_HIDDEN = "headers_hidden"
     FILTER_AFTER_ROUTER = "filter_after_router"
     FILTER_DISABLED = "filter_disabled"
+    FILTER_NOT_ON_PORT = "filter_not_on_port"
     SHADOW_MODE = "shadow_mode"
     # Good requests fail.
     TIMEOUT_MISSING = "timeout_missing"
@@ -52,6 +57,7 @@ class Trap(enum.StrEnum):
     SIDECAR_EGRESS_HIDES_PROVIDER = "sidecar_egress_hides_provider"
     BODY_OVER_LIMIT = "body_over_limit"
     AUTHORIZER_ASKS_ITSELF = "authorizer_asks_itself"
+    MTLS_WITHOUT_SIDECAR = "mtls_without_sidecar"
     FILTER_AUTHORITY_MISSING = "filter_authority_missing"
     # Worth knowing.
     TIMEOUT_BELOW_DEADLINE = "timeout_below_deadline"
@@ -101,6 +107,28 @@ TRAPS: Final[Mapping[Trap, TrapText]] = MappingProxyType(
             "`when` looks at a request header or at the SNI: the client chooses whether it is asked about",
             f"leave `when` out: {_WHOLE_HOSTS}",
         ),
+        Trap.CALLERS_NOT_ASKED: TrapText(
+            Severity.OPEN,
+            "`from` or `when` chooses whom it asks about: whoever comes from elsewhere is never asked about",
+            f"leave them out: {_WHOLE_HOSTS}",
+        ),
+        Trap.PATH_TEMPLATE_BYPASS: TrapText(
+            Severity.OPEN,
+            "`{*}` and `{**}` in `paths` do not stand for every character: `/orders/[7]` is never asked about",
+            _WHOLE_HOSTS,
+        ),
+        Trap.PORTS_MATCH_NOTHING: TrapText(
+            Severity.OPEN,
+            "`ports` or `notPorts` leave out every port on which the selected workloads listen: nothing is asked",
+            "leave them out, or write the container's port (`targetPort`), not the Service's",
+        ),
+        Trap.SELECTS_NOTHING: TrapText(
+            Severity.OPEN,
+            "the CUSTOM policy applies to none of the workloads or Gateways, or to pods without a proxy: nothing is "
+            "asked",
+            "write the labels of the pods, or the Gateway's name, in a policy of their own namespace, and have the "
+            "sidecar injected",
+        ),
         Trap.HOST_PORT_NOT_ASKED: TrapText(
             Severity.OPEN,
             "`hosts` without the same host with a port: `Host: shop.example.com:80` is routed alike, and nobody asks",
@@ -109,9 +137,9 @@ TRAPS: Final[Mapping[Trap, TrapText]] = MappingProxyType(
         ),
         Trap.HOST_CHOSEN_BY_CLIENT: TrapText(
             Severity.OPEN,
-            "`hosts` or `notHosts` at a sidecar or waypoint, which pass every Host on: the client chooses whether it "
-            "is asked about",
-            "use `rules: [{}]` there; hosts are for gateways, which route by them",
+            "`hosts` or `notHosts` at a sidecar or waypoint, which pass every Host on, or at a gateway that routes "
+            "every host (`*`): the client chooses whether it is asked about",
+            "use `rules: [{}]` there; hosts are for gateways that route by them",
         ),
         Trap.IDENTITY_HEADERS_PASS: TrapText(
             Severity.OPEN,
@@ -157,8 +185,15 @@ TRAPS: Final[Mapping[Trap, TrapText]] = MappingProxyType(
         ),
         Trap.FILTER_DISABLED: TrapText(
             Severity.OPEN,
-            "an EnvoyFilter disables ext_authz on routes: what they lead to is not asked about",
-            "leave the routes alone, and give the rules file a rule `allow: anyone` for such paths",
+            "an EnvoyFilter takes ext_authz out, on routes, for a share of the requests or for all: they are not asked "
+            "about",
+            "leave the filter and the routes alone, and give the rules file a rule `allow: anyone` for such paths",
+        ),
+        Trap.FILTER_NOT_ON_PORT: TrapText(
+            Severity.OPEN,
+            "an EnvoyFilter puts ext_authz among the HTTP filters, and a port of these workloads is not declared as "
+            "HTTP: a line break before the request makes Envoy take the connection for TCP, where nobody asks",
+            "write `appProtocol: http` (or what it is), or use a CUSTOM policy, which asks about TCP too",
         ),
         Trap.SHADOW_MODE: TrapText(
             Severity.OPEN,
@@ -223,6 +258,12 @@ TRAPS: Final[Mapping[Trap, TrapText]] = MappingProxyType(
             "a CUSTOM policy selects the pods of this service, which have a sidecar: each check asks for a check",
             "give the policy a `selector`, or this service a namespace that the policy does not cover",
         ),
+        Trap.MTLS_WITHOUT_SIDECAR: TrapText(
+            Severity.OUTAGE,
+            "a DestinationRule with `ISTIO_MUTUAL` for this service, whose pods have no sidecar that answers it: every "
+            "checked request fails",
+            "have the sidecar injected, or leave `tls` out",
+        ),
         Trap.FILTER_AUTHORITY_MISSING: TrapText(
             Severity.OUTAGE,
             "`envoy_grpc` with a cluster of Istio and without `authority`: `|` is no valid one",
@@ -281,7 +322,8 @@ TRAPS: Final[Mapping[Trap, TrapText]] = MappingProxyType(
         Trap.AUTHORIZER_OPEN: TrapText(
             Severity.NOTE,
             "nothing keeps the port of this service to the proxies: who reaches it may ask what passes",
-            "add a PeerAuthentication STRICT and an ALLOW policy for the proxies' namespaces, in its namespace",
+            "add a NetworkPolicy for the proxies' namespaces; where the pods have a sidecar a PeerAuthentication "
+            "STRICT and an ALLOW policy in its namespace do it too",
         ),
         Trap.NOT_GIVEN: TrapText(
             Severity.NOTE,

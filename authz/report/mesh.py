@@ -37,9 +37,13 @@ def print_mesh(
             place = f"{its.file}:{its.line}: {its.severity} {its.trap} {its.place}"
             print_plain(f"{place}: {its.text}; instead: {TRAPS[its.trap].remedy}")
     numbers = Counter(its.severity for its in findings)
-    told = ", ".join(f"{numbers[severity]} {severity}" for severity in Severity if numbers[severity])
+    told = ", ".join(_count(numbers[severity], severity) for severity in Severity if numbers[severity])
     unread = f", {count(len(problems), 'problem')} in reading" if problems else ""
     print_plain(f"{count(objects, 'object')}: {told or 'no findings'}{unread}")
+
+
+def _count(number: int, severity: Severity) -> str:
+    return f"{number} {severity}" if severity is Severity.OPEN else count(number, severity)
 
 
 def _describe(findings: Sequence[MeshFinding], problems: Sequence[ConfigProblem], objects: int) -> dict[str, Any]:

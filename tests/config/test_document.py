@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.config.document import MAX_BYTES, MAX_DEPTH, parse_document, parse_documents
+from authz.config.document import MAX_BYTES, MAX_DEPTH, Allowance, parse_document, parse_documents
 from authz.model import ConfigError
 
 
@@ -86,6 +86,37 @@ def test_several_documents_have_the_lines_of_the_whole_text() -> None:
     assert (second.value, second.line(("b",)), second.problems[0].line) == ({"b": 2}, 6, 8)
     assert (third.value, third.line((0,)), third.problems) == (["d"], 11, ())
     assert parse_documents("---\n---\n", file="f") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kubernetes", "rules"),
+    [
+        ("yes", True, "yes"),
+        ("ON", True, "ON"),
+        ("y", True, "y"),
+        ("Off", False, "Off"),
+        ("n", False, "n"),
+        ("'yes'", "yes", "yes"),
+        ("yEs", "yEs", "yEs"),
+        ("true", True, True),
+    ],
+)
+def test_only_files_of_kubernetes_have_the_booleans_of_yaml_1_1(text: str, kubernetes: object, rules: object) -> None:
+    assert parse_documents(f"a: {text}\n", file="f")[0].value == {"a": kubernetes}
+    assert parse_document(f"a: {text}\n", file="f").value == {"a": rules}
+
+
+def test_texts_that_are_read_together_share_what_aliases_may_make() -> None:
+    text = "a: &x [1, 2]\nb: [*x, *x]\n"  # each alias makes two values
+    for values, good in ((11, False), (12, True)):
+        allowance = Allowance(values)
+        parse_documents(text, file="f", allowance=allowance)
+        parse_documents(text, file="f", allowance=allowance)
+        if good:
+            parse_documents(text, file="f", allowance=allowance)
+            continue
+        with pytest.raises(ConfigError, match="write fewer aliases"):
+            parse_documents(text, file="f", allowance=allowance)
 
 
 def test_an_anchor_ends_with_its_document() -> None:
