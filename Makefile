@@ -35,7 +35,7 @@ test: check ## everything: format, lint, types, generated files, all tests, and 
 unit: $(STAMP) ## the inner loop: tests that need no other program, under a minute
 	@$(BIN)/python -m pytest -n 2 -m 'not e2e and not keycloak and not process' $(ARGS)
 
-e2e: $(STAMP) ## tests through a real Envoy, grpcurl and Keycloak
+e2e: $(STAMP) ## tests through a real Envoy, istiod, grpcurl and Keycloak, and of the manifests
 	@$(BIN)/python -m pytest -m 'e2e or keycloak' $(ARGS)
 
 conformance: $(STAMP) ## hold any ext_authz gRPC server to Envoy's words (TARGET=host:port)
@@ -57,7 +57,7 @@ fix: $(STAMP) ## mend what can be mended by itself
 proto: $(STAMP) ## generate authz/pb from proto/
 	@$(BIN)/python tools/proto.py
 
-docs: $(STAMP) ## generate the tables of docs/ from the code
+docs: $(STAMP) ## generate the tables of docs/ and of the chart from the code
 	@$(BIN)/python tools/docs.py
 
 bench: $(VENV)/.bench ## CPU per check, side by side with servers that do nothing, and with peers (ARGS=--quick)
