@@ -16,8 +16,10 @@ from authz.mesh.check import check_mesh
 from authz.mesh.objects import read_objects
 from authz.mesh.traps import Trap
 from tests.istio.cluster import Object
-from tests.istio.files import ROOT, load, mesh_config
+from tests.istio.files import ROOT, istio_object, load, mesh_config
 from tests.istio.mesh import Mesh
+from tests.istio.workloads import deployment, give_address
+from tests.istio.workloads import service as service_of
 from tests.manifests.render import build
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500)]
@@ -144,6 +146,46 @@ def service(**port: object) -> Object:
     return its
 
 
+def at_nobody() -> list[Object]:
+    its = load(GATEWAY)[0]
+    its["spec"]["selector"] = {"matchLabels": {"istio": "ingress"}}
+    return [its, gateway()]
+
+
+def gateway() -> Object:
+    """Return the Deployment of the gateway, which only the check looks at."""
+    ports = {"http": 8080}
+    return deployment("istio-ingressgateway", "istio-ingress", {"istio": "ingressgateway"}, ports, "gateway")
+
+
+def by_port(number: str) -> list[Object]:
+    port = {"name": "http", "port": 80, "targetPort": 8080}
+    front = service_of("istio-ingressgateway", "istio-ingress", {"istio": "ingressgateway"}, [port])
+    return [policy(ports=[number]), gateway(), give_address(front, 10)]
+
+
+def without_the_filter() -> Object:
+    """Return an EnvoyFilter that takes out what a CUSTOM policy put in."""
+    manager = {"name": "envoy.filters.network.http_connection_manager"}
+    match = {"filter": {**manager, "subFilter": {"name": "envoy.filters.http.ext_authz"}}}
+    patch = {
+        "applyTo": "HTTP_FILTER",
+        "match": {"context": "GATEWAY", "listener": {"filterChain": match}},
+        "patch": {"operation": "REMOVE"},
+    }
+    spec = {"workloadSelector": {"labels": {"istio": "ingressgateway"}}, "configPatches": [patch]}
+    return istio_object("networking.istio.io/v1alpha3", "EnvoyFilter", "no-authz", "istio-ingress", spec)
+
+
+def everything_passes(mesh: Mesh) -> None:
+    assert mesh.get("/orders/7").status_code == 200
+
+
+def brackets_pass(mesh: Mesh) -> None:
+    assert mesh.get("/orders/[7]").status_code == 200
+    assert mesh.get("/orders/7").status_code == 401
+
+
 PLANTED: list[tuple[Trap, Callable[[], list[Object]], Callable[[Mesh], None]]] = [
     (Trap.IDENTITY_HEADERS_PASS, lambda: [policy(paths=["/orders/*"])], forged_passes),
     (Trap.PATH_NORMALIZATION_BASE, lambda: [policy(paths=["/orders/*"]), config()], slashes_pass),
@@ -151,6 +193,10 @@ PLANTED: list[tuple[Trap, Callable[[], list[Object]], Callable[[Mesh], None]]] =
     (Trap.METHODS_NOT_ASKED, lambda: [policy(methods=["GET"])], other_method_passes),
     (Trap.HOST_PORT_NOT_ASKED, lambda: [policy(hosts=["shop.example.com"])], host_with_port_passes),
     (Trap.ASKED_BY_HEADER, lambda: [by_header()], header_decides),
+    (Trap.SELECTS_NOTHING, at_nobody, everything_passes),
+    (Trap.PORTS_MATCH_NOTHING, lambda: by_port("80"), everything_passes),
+    (Trap.PATH_TEMPLATE_BYPASS, lambda: [policy(paths=["/{**}"])], brackets_pass),
+    (Trap.FILTER_DISABLED, lambda: [without_the_filter(), *load(GATEWAY)], everything_passes),
     (Trap.FAIL_OPEN, lambda: [config(failOpen=True), *load(GATEWAY)], outage_lets_in),
     (Trap.STATUS_ON_ERROR_MISSING, lambda: [config(statusOnError=None), *load(GATEWAY)], outage_reads_as_a_denial),
     (Trap.UNKNOWN_PROVIDER, lambda: [config(), of_provider("no-such-provider")], everything_is_denied),
