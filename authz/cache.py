@@ -99,9 +99,7 @@ class TimedCache(Generic[V]):
     def stats(self) -> CacheStats:
         """Return the figures of now."""
         self._entries.expire()
-        return CacheStats(
-            entries=len(self._entries), bytes=int(self._entries.currsize), hits=self._hits, misses=self._misses
-        )
+        return CacheStats(entries=len(self._entries), bytes=self.size, hits=self._hits, misses=self._misses)
 
 
 def size_of_json(value: Any) -> int:

@@ -22,9 +22,9 @@ from authz.core.jwt import MAX_TOKEN_BYTES
 from authz.curl import MAX_REQUEST_BYTES, parse_curl, parse_json_request
 from authz.dry_run import log_to_stderr, try_file, try_request
 from authz.envoy_config import parse_address, render_envoy_config
-from authz.istio_config import Workloads, parse_labels, render_istio_config, spell_hosts
+from authz.istio_config import PROVIDER, Workloads, parse_labels, render_istio_config, spell_hosts
 from authz.lines import LineQueue
-from authz.mesh.check import PROVIDER, check_mesh
+from authz.mesh.check import check_mesh
 from authz.mesh.objects import read_objects
 from authz.mesh.traps import Severity
 from authz.model import Allow, ConfigError, ConfigProblem

@@ -19,6 +19,9 @@ from authz.core.policy import Policy
 from authz.envoy_config import render_duration
 from authz.proxy_tls import ProxyTls, is_ip, note_gaps
 
+PROVIDER: Final = "authz"
+"""The extension provider's name in the mesh."""
+
 _HEAD: Final = """\
 # 1. meshConfig (`istioctl install --set`, the Helm chart's `meshConfig`, or the configmap `istio`)
 # 2. which workloads ask: an AuthorizationPolicy with action CUSTOM, in the namespace of the workloads
@@ -107,7 +110,7 @@ def render_istio_config(
         "meshConfig": {
             "extensionProviders": [
                 {
-                    "name": "authz",
+                    "name": PROVIDER,
                     "envoyExtAuthzGrpc": {
                         "service": service,
                         "port": port,
@@ -140,7 +143,7 @@ def _policy(workloads: Workloads, hosts: tuple[str, ...]) -> dict[str, Any]:
         "apiVersion": "security.istio.io/v1",
         "kind": "AuthorizationPolicy",
         "metadata": {"name": "authz", "namespace": workloads.namespace},
-        "spec": spec | {"action": "CUSTOM", "provider": {"name": "authz"}, "rules": rules},
+        "spec": spec | {"action": "CUSTOM", "provider": {"name": PROVIDER}, "rules": rules},
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from authz.config import Configuration
+from authz.istio_config import PROVIDER
 from authz.mesh.asked import check_asked
 from authz.mesh.authorizer import check_authorizer
 from authz.mesh.extensions import check_extensions
@@ -19,9 +20,6 @@ from authz.mesh.surroundings import check_surroundings
 from authz.mesh.survey import Survey, make_survey, report
 from authz.mesh.tokens import check_tokens
 from authz.mesh.traps import MeshFinding, Trap
-
-PROVIDER: Final = "authz"
-"""The name that ``authz istio-config`` writes."""
 
 
 def check_mesh(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from authz.config.document import Loc
-from authz.mesh.objects import MESH_CONFIG, VALUES, MeshObject, as_items, as_mapping, as_text
+from authz.mesh.objects import MESH_CONFIG, VALUES, MeshObject, as_items, as_labels, as_mapping, as_text
 
 NORMALIZATIONS: Final = ("NONE", "DEFAULT", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES")
 """From the worst to the best."""
@@ -140,15 +140,15 @@ class Scope:
 
 def read_scope(its: MeshObject, mesh: Mesh) -> Scope:
     """Return what an object of Istio's security API applies to."""
-    return _read_scope(its, mesh, as_mapping(as_mapping(its.spec.get("selector")).get("matchLabels")))
+    return _read_scope(its, mesh, as_mapping(its.spec.get("selector")).get("matchLabels"))
 
 
 def read_proxy_scope(its: MeshObject, mesh: Mesh) -> Scope:
     """Return what a Sidecar or an EnvoyFilter applies to."""
-    return _read_scope(its, mesh, as_mapping(as_mapping(its.spec.get("workloadSelector")).get("labels")))
+    return _read_scope(its, mesh, as_mapping(its.spec.get("workloadSelector")).get("labels"))
 
 
-def _read_scope(its: MeshObject, mesh: Mesh, labels: Mapping[str, Any]) -> Scope:
+def _read_scope(its: MeshObject, mesh: Mesh, labels: object) -> Scope:
     refs = as_items(its.spec.get("targetRefs")) or [its.spec.get("targetRef")]
     targets = {(as_text(ref.get("kind")), as_text(ref.get("name"))) for ref in map(as_mapping, refs) if ref}
     known = {
@@ -157,7 +157,7 @@ def _read_scope(its: MeshObject, mesh: Mesh, labels: Mapping[str, Any]) -> Scope
     return Scope(
         namespace=its.namespace,
         everywhere=its.namespace == mesh.root_namespace,
-        labels=frozenset((str(key), str(value)) for key, value in labels.items()),
+        labels=frozenset(as_labels(labels).items()),
         targets=frozenset(targets),
         gateways=frozenset(name for name, found in known.items() if found is not None and not is_waypoint(found)),
     )

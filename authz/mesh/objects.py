@@ -78,6 +78,16 @@ class MeshObject:
         """What the object says."""
         return as_mapping(self.body.get("spec"))
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its own labels."""
+        return as_labels(as_mapping(self.body.get("metadata")).get("labels"))
+
+    @property
+    def annotations(self) -> Mapping[str, Any]:
+        """Its own annotations."""
+        return as_mapping(as_mapping(self.body.get("metadata")).get("annotations"))
+
     def __str__(self) -> str:
         """Render as people name it."""
         return " ".join(part for part in (self.kind, "/".join(filter(None, (self.namespace, self.name)))) if part)
@@ -86,6 +96,11 @@ class MeshObject:
 def as_mapping(value: object) -> Mapping[str, Any]:
     """Return a mapping, an empty one for what is none."""
     return value if isinstance(value, dict) else {}
+
+
+def as_labels(value: object) -> dict[str, str]:
+    """Return labels, or what selects by them, with texts for what YAML took for something else."""
+    return {str(key): str(item) for key, item in as_mapping(value).items()}
 
 
 def as_items(value: object) -> list[Any]:

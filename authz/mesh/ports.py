@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from authz.mesh.extensions import read_protocol
 from authz.mesh.facts import Scope
-from authz.mesh.objects import MeshObject, as_items, as_mapping
+from authz.mesh.objects import MeshObject, as_items, as_labels, as_mapping
 from authz.mesh.survey import Survey
 from authz.mesh.workloads import Workload
 
@@ -44,7 +44,7 @@ def services_of(survey: Survey, workload: Workload) -> list[MeshObject]:
 
 def read_selector(service: MeshObject) -> dict[str, str]:
     """Return the labels by which a Service finds its pods."""
-    return {str(key): str(value) for key, value in as_mapping(service.spec.get("selector")).items()}
+    return as_labels(service.spec.get("selector"))
 
 
 def pods_of(survey: Survey, service: MeshObject) -> list[Workload]:

@@ -10,10 +10,8 @@ from authz.config.document import Loc
 from authz.mesh.facts import MANY_PROVIDERS, allows_many_providers
 from authz.mesh.objects import MESH_CONFIG, as_items, as_mapping, as_text
 from authz.mesh.policies import CustomPolicy
-from authz.mesh.survey import Survey, report
+from authz.mesh.survey import DRY_RUN, Survey, report
 from authz.mesh.traps import MeshFinding, Trap
-
-DRY_RUN: Final = "istio.io/dry-run"
 
 _SOURCES: Final = ("principals", "requestPrincipals", "namespaces", "serviceAccounts", "trustDomains")
 _UNSUPPORTED: Final = frozenset(name for source in _SOURCES for name in (source, f"not{source[0].upper()}{source[1:]}"))
@@ -26,9 +24,8 @@ def check_refused(survey: Survey) -> Iterator[MeshFinding]:
     """Find what istiod does not do as it was written."""
     for policy in survey.policies:
         yield from _check_form(policy)
-        annotations = as_mapping(as_mapping(policy.its.body.get("metadata")).get("annotations"))
-        if DRY_RUN in annotations:
-            text = f"`{DRY_RUN}: {annotations[DRY_RUN]}`"
+        if DRY_RUN in policy.its.annotations:
+            text = f"`{DRY_RUN}: {policy.its.annotations[DRY_RUN]}`"
             yield report(Trap.CUSTOM_DRY_RUN, policy.its, ("metadata", "annotations", DRY_RUN), text)
     yield from _check_names(survey)
     yield from _check_several(survey)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from authz.mesh.facts import GATEWAY_API, NETWORKING, Scope
-from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text, as_texts
+from authz.mesh.objects import MeshObject, as_items, as_labels, as_mapping, as_text, as_texts
 from authz.mesh.survey import Survey
 
 _ROUTES: Final = ("HTTPRoute", "GRPCRoute")
@@ -22,7 +22,7 @@ def find_wildcard(survey: Survey, scope: Scope) -> str:
             for route in _routes_of(survey, gateway):
                 return str(route)
     for gateway in survey.mesh.of("Gateway", NETWORKING):
-        labels = {(str(key), str(value)) for key, value in as_mapping(gateway.spec.get("selector")).items()}
+        labels = as_labels(gateway.spec.get("selector")).items()
         if labels and scope.labels and (labels <= scope.labels or scope.labels <= labels):
             for route in _virtual_services_of(survey, gateway):
                 return str(route)

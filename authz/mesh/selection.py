@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from authz.mesh.facts import GATEWAY_API
-from authz.mesh.objects import MeshObject, as_mapping
+from authz.mesh.objects import MeshObject, as_labels, as_mapping
 from authz.mesh.policies import CustomPolicy
-from authz.mesh.survey import Survey, find_keys, labels_of, report
+from authz.mesh.survey import Survey, find_keys, report
 from authz.mesh.traps import MeshFinding, Trap
 from authz.mesh.workloads import Workload
 
@@ -53,9 +53,8 @@ def _check_pods(survey: Survey, policy: CustomPolicy) -> Iterator[MeshFinding]:
 
 def _labels_of_pods(gateway: MeshObject) -> dict[str, str]:
     """Return the labels that istiod gives to the pods of a Gateway of the Gateway API."""
-    more = as_mapping(as_mapping(gateway.spec.get("infrastructure")).get("labels"))
-    own = {str(key): str(value) for key, value in more.items()}
-    return {**labels_of(gateway), **own, f"{GATEWAY_API}/gateway-name": gateway.name}
+    more = as_labels(as_mapping(gateway.spec.get("infrastructure")).get("labels"))
+    return {**gateway.labels, **more, f"{GATEWAY_API}/gateway-name": gateway.name}
 
 
 def _candidates(survey: Survey, policy: CustomPolicy) -> list[Workload]:
@@ -72,6 +71,4 @@ def _candidates(survey: Survey, policy: CustomPolicy) -> list[Workload]:
 
 def _is_bare(survey: Survey, workload: Workload) -> bool:
     """Say whether pods surely have no proxy. In ambient mode another trap tells."""
-    space = survey.mesh.named("Namespace", "", workload.its.namespace)
-    ambient = labels_of(space).get("istio.io/dataplane-mode") == "ambient"
-    return workload.injected is False and not workload.gateway and not ambient
+    return workload.injected is False and not workload.gateway and not survey.is_ambient(workload.its.namespace)

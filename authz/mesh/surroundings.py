@@ -10,7 +10,7 @@ from authz.mesh.filters import inserts_filter
 from authz.mesh.objects import MeshObject, as_items, as_mapping
 from authz.mesh.policies import CustomPolicy
 from authz.mesh.ports import NOT_HTTP, is_declared_http, read_selector, services_of
-from authz.mesh.survey import Survey, labels_of, report
+from authz.mesh.survey import Survey, report
 from authz.mesh.traps import MeshFinding, Trap
 
 
@@ -28,8 +28,7 @@ def check_surroundings(survey: Survey) -> Iterator[MeshFinding]:
 def _check_ambient(survey: Survey, policy: CustomPolicy) -> Iterator[MeshFinding]:
     if policy.scope.targets or policy.scope.everywhere or policy.scope.is_gateways:
         return
-    space = survey.mesh.named("Namespace", "", policy.scope.namespace)
-    if labels_of(space).get("istio.io/dataplane-mode") == "ambient":
+    if survey.is_ambient(policy.scope.namespace):
         text = f"namespace `{policy.scope.namespace}` has `istio.io/dataplane-mode: ambient`"
         yield report(Trap.SELECTOR_IGNORED, policy.its, ("spec",), text)
 

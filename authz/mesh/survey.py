@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from authz.config import Configuration
 from authz.core.policy import Keep, Policy
@@ -13,6 +13,8 @@ from authz.mesh.objects import MeshObject, as_items, as_mapping, as_text, as_tex
 from authz.mesh.policies import CustomPolicy, Way, find_policies
 from authz.mesh.traps import MeshFinding, Trap
 from authz.mesh.workloads import Workload, find_workloads
+
+DRY_RUN: Final = "istio.io/dry-run"
 
 T = TypeVar("T")
 
@@ -58,6 +60,11 @@ class Survey:
         """Return the given workloads that an object applies to."""
         near = self.workloads if scope.everywhere else self.by_namespace.get(scope.namespace, ())
         return [its for its in near if scope.selects(its.its.namespace, its.labels)]
+
+    def is_ambient(self, namespace: str) -> bool:
+        """Say whether a namespace is known to be of ambient mode."""
+        space = self.mesh.named("Namespace", "", namespace)
+        return space is not None and space.labels.get("istio.io/dataplane-mode") == "ambient"
 
     @property
     def identity_headers(self) -> tuple[str, ...] | None:
@@ -132,8 +139,7 @@ def find_refused_headers(mesh: Mesh, scope: Scope, paths: tuple[str, ...]) -> fr
     """Return the headers with which DENY policies refuse every request for these paths on these workloads."""
     found: dict[str, set[str]] = {path: set() for path in paths}
     for its in mesh.of("AuthorizationPolicy"):
-        annotations = as_mapping(as_mapping(its.body.get("metadata")).get("annotations"))
-        tried = str(annotations.get("istio.io/dry-run", "")).lower() not in ("", "false")
+        tried = str(its.annotations.get(DRY_RUN, "")).lower() not in ("", "false")
         if its.spec.get("action") != "DENY" or tried or not read_scope(its, mesh).covers(scope):
             continue
         for rule in map(as_mapping, as_items(its.spec.get("rules"))):
@@ -168,9 +174,3 @@ def find_keys(value: object, *names: str) -> Iterator[Any]:
     elif isinstance(value, list):
         for item in value:
             yield from find_keys(item, *names)
-
-
-def labels_of(its: MeshObject | None) -> dict[str, str]:
-    """Return an object's own labels."""
-    metadata = as_mapping(its.body.get("metadata")) if its is not None else {}
-    return {str(key): str(value) for key, value in as_mapping(metadata.get("labels")).items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from authz.mesh.facts import GATEWAY_LABELS, NETWORKING, Mesh, values_of
-from authz.mesh.objects import VALUES, MeshObject, as_items, as_mapping, as_text
+from authz.mesh.objects import VALUES, MeshObject, as_items, as_labels, as_mapping, as_text
 
 _WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Pod"})
 
@@ -47,7 +47,7 @@ def find_workloads(mesh: Mesh) -> list[Workload]:
             continue
         template = its.body if its.kind == "Pod" else as_mapping(its.spec.get("template"))
         metadata = as_mapping(template.get("metadata"))
-        labels = {str(key): str(value) for key, value in as_mapping(metadata.get("labels")).items()}
+        labels = as_labels(metadata.get("labels"))
         annotations = as_mapping(metadata.get("annotations"))
         chosen = any(selector and selector.items() <= labels.items() for selector in selectors)
         said = labels.get("sidecar.istio.io/inject") or annotations.get("sidecar.istio.io/inject")
@@ -77,10 +77,9 @@ def _injected(mesh: Mesh, namespace: str, said: str | None, *, everywhere: bool)
     space = mesh.named("Namespace", "", namespace)
     if space is None:
         return None
-    labels = as_mapping(as_mapping(space.body.get("metadata")).get("labels"))
-    if labels.get("istio-injection") == "enabled" or "istio.io/rev" in labels:
+    if space.labels.get("istio-injection") == "enabled" or "istio.io/rev" in space.labels:
         return True
-    return None if everywhere and "istio-injection" not in labels else False
+    return None if everywhere and "istio-injection" not in space.labels else False
 
 
 def _is_injected_everywhere(mesh: Mesh) -> bool:
