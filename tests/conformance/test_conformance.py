@@ -22,7 +22,7 @@ from tests.conformance.load import FOLDER, Case, Expect, load_cases
 from tests.conformance.report import Result
 from tests.conformance.run import run_cases
 from tests.parts import lacking
-from tests.servers.service import DOORS, require_fast, serving, told
+from tests.servers.service import serving, told
 from tests.tls import Authority
 
 pytestmark = [pytest.mark.e2e, pytest.mark.process]
@@ -38,14 +38,6 @@ def program() -> str:
         return find_grpcurl()
     except NotRunError as error:
         lacking("grpcurl", str(error))
-
-
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if name == "fast":
-        require_fast()
-    return name
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,6 @@ import io
 import json
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from authz.observe import Observer, configure_logging
 from authz.servers.http import HttpServer
 from tests.parts import free_port
 from tests.servers.service import RunningProcess
+from tests.threads import running
 
 LOOPBACK = "127.0.0.1:0"
 START_S = 60.0
@@ -64,35 +64,8 @@ class Stack:
 def started(door: str) -> Iterator[Stack]:
     """Start a stack in a thread, and end it."""
     stack = Stack()
-    ready, failed = threading.Event(), []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def main() -> None:
-        try:
-            async with _serving(stack, door):
-                ready.set()
-                await stop.wait()
-        except BaseException as error:
-            failed.append(error)
-            raise
-        finally:
-            ready.set()
-
-    def run() -> None:
-        with contextlib.suppress(BaseException):
-            loop.run_until_complete(main())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    if not ready.wait(START_S) or failed:
-        raise RuntimeError(f"the stack did not start: {failed}")
-    try:
+    with running(lambda: _serving(stack, door), START_S):
         yield stack
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(START_S)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,6 @@ import json
 import re
 import secrets
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -38,6 +37,7 @@ from tests.istio.recorder import Recorder
 from tests.istio.workloads import deployment, expose, give_address, run_pod
 from tests.istio.world import GATEWAY_LABELS, make_gateway_api, make_marker, make_routes, make_world, sidecar
 from tests.servers.service import RunningProcess
+from tests.threads import running
 
 START_S: Final = 90.0
 SETTLE_S: Final = 30.0
@@ -52,9 +52,7 @@ T = TypeVar("T")
 class Mesh:
     """Everything started. The methods without ``async`` are for the test's thread."""
 
-    def __init__(
-        self, folder: Path, loop: asyncio.AbstractEventLoop, workload: tuple[str, str], manifests: str
-    ) -> None:
+    def __init__(self, folder: Path, workload: tuple[str, str], manifests: str) -> None:
         """``workload`` is the name and the namespace of the application behind the gateway.
 
         ``manifests`` set the authorizer up, as rendered.
@@ -72,7 +70,7 @@ class Mesh:
         network = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
         self.istiod, self.gateway, self.app, self.authz = (f"{network}.{number}" for number in (10, 11, 12, 13))
         self.proxies: dict[str, EnvoyProcess] = {}
-        self._loop = loop
+        self._loop: asyncio.AbstractEventLoop
         self._generation = 0
 
     @property
@@ -228,39 +226,15 @@ def _generation_of(listener: Object) -> str | None:
 def started(rules: str, manifests: str, workload: tuple[str, str] = ("orders", "shop")) -> Iterator[Mesh]:
     """Start a mesh whose authorizer has these rules, in a thread, and end it."""
     istiod = find_tool("pilot-discovery")
-    ready, failed, stop = threading.Event(), [], asyncio.Event()
-    with tempfile.TemporaryDirectory(prefix="mesh-") as name, asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        mesh = Mesh(Path(name), loop, workload, manifests)
-
-        async def main() -> None:
-            try:
-                async with _running(mesh, istiod, rules):
-                    ready.set()
-                    await stop.wait()
-            except BaseException as error:
-                failed.append(error)
-                raise
-            finally:
-                ready.set()
-
-        def run() -> None:
-            with contextlib.suppress(BaseException):
-                runner.run(main())
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            if not ready.wait(START_S) or failed:
-                raise RuntimeError(f"the mesh did not start: {failed}")
+    with tempfile.TemporaryDirectory(prefix="mesh-") as name:
+        mesh = Mesh(Path(name), workload, manifests)
+        with running(lambda: _running(mesh, istiod, rules), START_S):
             yield mesh
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(START_S)
 
 
 @contextlib.asynccontextmanager
 async def _running(mesh: Mesh, istiod: Path, rules: str) -> AsyncIterator[None]:
+    mesh._loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as parts:
         for server in (idp := HttpServer(mesh.provider.app, "127.0.0.1:0")), (echo := HttpServer(ECHO, "127.0.0.1:0")):
             await server.start()

@@ -219,16 +219,6 @@ def test_a_provider_that_the_mesh_does_not_know_denies_what_would_ask(mesh: Mesh
         assert mesh.count() == before
 
 
-def test_a_dry_run_denies_all_that_it_matches(mesh: Mesh) -> None:
-    policy = load("policies/gateway.yaml")[0]
-    policy["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
-    with mesh.applied(policy):
-        before = mesh.count()
-        denied = mesh.get("/public/news")
-        assert (denied.status_code, denied.text) == (403, "RBAC: access denied")
-        assert mesh.count() == before
-
-
 def test_a_sidecar_whose_egress_hides_the_service_answers_503(mesh: Mesh) -> None:
     """The shipped hosts hold; without the service among them its cluster is not there."""
     hosts = load("authorizer/sidecar-egress.yaml")[0]["spec"]["egress"][0]["hosts"]

@@ -113,8 +113,10 @@ def outage_reads_as_a_denial(mesh: Mesh) -> None:
 
 
 def everything_is_denied(mesh: Mesh) -> None:
+    before = mesh.count()
     answer = mesh.get("/public/news")
     assert (answer.status_code, answer.text) == (403, "RBAC: access denied")
+    assert mesh.count() == before
 
 
 def everything_is_503(mesh: Mesh) -> None:

@@ -250,16 +250,3 @@ MESH_CONFIG = {
         {"name": "a", "envoyExtAuthzGrpc": {"service": "a.b", "port": 1, "timeout": "1s", "failOpen": True}}
     ]
 }
-
-
-def assert_found(case: Case, folder: Path) -> None:
-    """Hold that a planted trap is found at its line and alone."""
-    mesh = replace(case.part, case.planted)
-    line = next(number for number, text in enumerate(mesh.split("\n"), 1) if HERE in text)
-    assert sorted(check(mesh, case.rules, folder)) == sorted((trap.value, line) for trap in case.traps)
-
-
-def assert_clean(case: Case, folder: Path) -> None:
-    """Hold that its nearest clean twin, which is not the clean mesh itself, has no findings."""
-    assert case.twin != case.part
-    assert check(replace(case.part, case.twin), case.rules, folder) == []

@@ -23,8 +23,6 @@ from tests.mesh.planting import (
     WAYPOINT,
     Case,
     asking,
-    assert_clean,
-    assert_found,
     check,
     merged,
     orders,
@@ -232,16 +230,6 @@ CASES = {
         traps=(Trap.HOST_CHOSEN_BY_CLIENT,),
     ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path) -> None:
-    assert_found(CASES[name], tmp_path)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
-    assert_clean(CASES[name], tmp_path)
 
 
 def test_of_several_mesh_configs_the_worst_counts(tmp_path: Path) -> None:

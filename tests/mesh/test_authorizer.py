@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from authz.mesh.traps import Trap
 from tests.mesh.planting import (
     CLEAN,
@@ -16,8 +14,6 @@ from tests.mesh.planting import (
     OWN,
     SPEC,
     Case,
-    assert_clean,
-    assert_found,
     check,
     replace,
     span,
@@ -53,16 +49,6 @@ CASES = {
         traps=(Trap.AUTHORIZER_OPEN,),
     ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path) -> None:
-    assert_found(CASES[name], tmp_path)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
-    assert_clean(CASES[name], tmp_path)
 
 
 def test_where_the_pods_have_no_sidecar_nothing_of_istio_keeps_callers_away(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tests.mesh.planting import (
     EARLY,
     EXT_AUTHZ,
     FILTERS,
+    HERE,
     INGRESS,
     MESH_CONFIG,
     MUTUAL,
@@ -48,19 +49,19 @@ from tests.mesh.planting import (
     run,
 )
 
-ALL = [
-    case
-    for cases in (
-        test_asked.CASES,
-        test_authorizer.CASES,
-        test_extensions.CASES,
-        test_refused.CASES,
-        test_selection.CASES,
-        test_surroundings.CASES,
-        test_tokens.CASES,
+CASES = {
+    f"{module.__name__.rpartition('test_')[2]}: {name}": case
+    for module in (
+        test_asked,
+        test_authorizer,
+        test_extensions,
+        test_refused,
+        test_selection,
+        test_surroundings,
+        test_tokens,
     )
-    for case in cases.values()
-]
+    for name, case in module.CASES.items()
+}
 
 
 ROOT_FOLDER = Path(__file__).parents[2]
@@ -72,6 +73,21 @@ MISSING = {
     "the workloads": ("kind: Deployment", ["not_given"]),
     "what has no bearing": ("kind: Sidecar", []),
 }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    mesh = replace(case.part, case.planted)
+    line = next(number for number, text in enumerate(mesh.split("\n"), 1) if HERE in text)
+    assert sorted(check(mesh, case.rules, tmp_path)) == sorted((trap.value, line) for trap in case.traps)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    assert case.twin != case.part
+    assert check(replace(case.part, case.twin), case.rules, tmp_path) == []
 
 
 def count_calls(number: int) -> int:
@@ -153,7 +169,7 @@ def test_a_bad_rules_file_is_exit_code_2(tmp_path: Path) -> None:
 def test_every_trap_is_explained_and_planted_somewhere(trap: Trap) -> None:
     assert TRAPS[trap].meaning
     assert TRAPS[trap].remedy
-    planted = {its for case in ALL for its in case.traps} | {its for _, its in FILTERS.values()}
+    planted = {its for case in CASES.values() for its in case.traps} | {its for _, its in FILTERS.values()}
     alone = {
         Trap.FILTER_NOT_ON_PORT,
         Trap.MTLS_WITHOUT_SIDECAR,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from authz.mesh.traps import Trap
 from tests.mesh.planting import (
     CUSTOM_ORDERS,
@@ -15,8 +13,6 @@ from tests.mesh.planting import (
     SPEC,
     STATUS,
     Case,
-    assert_clean,
-    assert_found,
     check,
     replace,
     span,
@@ -74,16 +70,6 @@ CASES = {
         traps=(Trap.CUSTOM_DRY_RUN,),
     ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path) -> None:
-    assert_found(CASES[name], tmp_path)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
-    assert_clean(CASES[name], tmp_path)
 
 
 def test_the_flag_of_istiod_may_be_unknown(tmp_path: Path) -> None:

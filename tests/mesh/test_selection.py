@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from authz.mesh.traps import Trap
-from tests.mesh.planting import GATEWAY_POD, HERE, ROUTED, SHOP, SPEC, Case, asking, assert_clean, assert_found, span
+from tests.mesh.planting import GATEWAY_POD, HERE, ROUTED, SHOP, SPEC, Case, asking, span
 
 NAME = "gateway.networking.k8s.io/gateway-name"
 
@@ -57,13 +53,3 @@ CASES = {
         traps=(Trap.SELECTS_NOTHING,),
     ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path) -> None:
-    assert_found(CASES[name], tmp_path)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
-    assert_clean(CASES[name], tmp_path)

@@ -15,8 +15,6 @@ from tests.mesh.planting import (
     SHOP,
     SPEC,
     Case,
-    assert_clean,
-    assert_found,
     check,
     envoy_filter,
     span,
@@ -38,16 +36,6 @@ CASES = {
         traps=(Trap.SELECTOR_IGNORED,),
     ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_planted_trap_is_found_at_its_line_and_alone(name: str, tmp_path: Path) -> None:
-    assert_found(CASES[name], tmp_path)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_its_nearest_clean_twin_has_no_findings(name: str, tmp_path: Path) -> None:
-    assert_clean(CASES[name], tmp_path)
 
 
 @pytest.mark.parametrize("port", ["{name: web, port: 80}", "{name: tcp-web, port: 80}"])

@@ -22,7 +22,7 @@ from h2.events import ConnectionTerminated, PingAckReceived
 
 from authz.servers.check import SERVICE
 from tests.fakes import HANG, Signer, fake_provider, json_answer, jwks
-from tests.servers.service import DOORS, PROVIDED, RULES, ask, check_request, render_server, require_fast, serving, told
+from tests.servers.service import PROVIDED, RULES, ask, check_request, render_server, serving, told
 from tests.tls import Authority
 
 CLOSED = RULES.replace("allow: anyone", "allow: nobody")
@@ -31,14 +31,6 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if name == "fast":
-        require_fast()
-    return name
 
 
 async def until(true: Callable[[], Awaitable[bool]], *, seconds: float = 8) -> None:
