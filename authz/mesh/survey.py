@@ -37,8 +37,10 @@ class Survey:
     asking: Mapping[str, tuple[CustomPolicy, ...]]
     sidecars: Mapping[str, tuple[tuple[MeshObject, Scope], ...]]
     ours: str
-    rules: Configuration | None = None
-    rules_file: str = ""
+    rules: Configuration | None
+    rules_file: str
+    identity_headers: tuple[str, ...] | None
+    """Those of the rules file in each spelling, None where no file was named."""
 
     def extension(self, name: str) -> Extension | None:
         """Return the ext_authz provider of a name."""
@@ -66,15 +68,6 @@ class Survey:
         space = self.mesh.named("Namespace", "", namespace)
         return space is not None and space.labels.get("istio.io/dataplane-mode") == "ambient"
 
-    @property
-    def identity_headers(self) -> tuple[str, ...] | None:
-        """The identity headers of the rules file in each spelling, None where no file was named."""
-        if self.rules is None:
-            return None
-        plans = [rule.outfit.identity for rule in self.rules.policy.rules]
-        own = {name for plan in plans for name, _ in plan.templates}
-        return tuple(sorted(own | {edit.name for plan in plans for edit in plan.also_removed}))
-
 
 def make_survey(
     objects: tuple[MeshObject, ...], *, provider: str, rules: Configuration | None, rules_file: str
@@ -101,7 +94,14 @@ def make_survey(
         ours=next(iter(names)) if len(names) == 1 and provider not in names else provider,
         rules=rules,
         rules_file=rules_file,
+        identity_headers=None if rules is None else _read_identity_headers(rules.policy),
     )
+
+
+def _read_identity_headers(policy: Policy) -> tuple[str, ...]:
+    plans = [rule.outfit.identity for rule in policy.rules]
+    own = {name for plan in plans for name, _ in plan.templates}
+    return tuple(sorted(own | {edit.name for plan in plans for edit in plan.also_removed}))
 
 
 def _by_namespace(items: Iterable[T], namespace_of: Callable[[T], str]) -> dict[str, tuple[T, ...]]:
